@@ -1,0 +1,1 @@
+"""The managed image registry: a service that makes, keeps and finds container images."""
