@@ -26,3 +26,41 @@ lock: ## resolve pyproject.toml into requirements.lock again (hashes, no registr
 
 clean: ## remove what the targets made
 	rm -rf .venv .cache build dist third_party .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# --- the contract: protos/ is written by hand, generated/ by `make generate` ---------------------------------
+
+GENERATED := generated
+CONTRACT := $(patsubst protos/%,%,$(sort $(PROTO_SRC)))
+# What Google publishes comes from the installed googleapis-common-protos, never as a copy in the repository.
+GOOGLE_PROTOS := google/api/annotations.proto google/api/field_behavior.proto google/api/http.proto \
+    google/api/httpbody.proto google/rpc/error_details.proto google/rpc/status.proto
+# In the descriptor set only: with them a proxy can print the details of an error.
+ERROR_PROTOS := google/rpc/error_details.proto google/rpc/status.proto
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos -I third_party/googleapis
+
+third_party/googleapis: .venv/installed Makefile
+	@rm -rf $@
+	@from=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	for proto in $(GOOGLE_PROTOS); do mkdir -p "$@/$$(dirname $$proto)" && ln -s "$$from/$$proto" "$@/$$proto" || exit 1; done
+
+# A further generator is a target that writes below $(GENERATED), named here as a prerequisite of `generate`.
+.PHONY: generate-python generate-descriptors
+generate: generate-python generate-descriptors ## write generated/ from protos/
+
+generate-python: third_party/googleapis
+	@mkdir -p $(GENERATED)
+	@$(PROTOC) --python_out=$(GENERATED) --grpc_python_out=$(GENERATED) \
+	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(GENERATED) \
+	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(GENERATED) $(CONTRACT)
+	@touch $(GENERATED)/ri/api/imageregistry/py.typed
+
+generate-descriptors: third_party/googleapis
+	@mkdir -p $(GENERATED)/ri/api/imageregistry
+	@$(PROTOC) --include_imports --include_source_info \
+	    --descriptor_set_out=$(GENERATED)/ri/api/imageregistry/descriptor_set.binpb $(CONTRACT) $(ERROR_PROTOS)
+
+generate-check: ## fail if generated/ is not what `make generate` writes
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(MAKE) --no-print-directory generate GENERATED="$$fresh" && \
+	{ diff -r -q --exclude=__pycache__ generated "$$fresh" | sed "s|$$fresh|(fresh)|g"; test "$${PIPESTATUS[0]}" = 0; } || \
+	{ echo "generated/ is not what protos/ give: run \`make generate\`, delete what is only in generated, and commit."; exit 1; }
