@@ -37,6 +37,8 @@ GOOGLE_PROTOS := google/api/annotations.proto google/api/field_behavior.proto go
 # In the descriptor set only: with them a proxy can print the details of an error.
 ERROR_PROTOS := google/rpc/error_details.proto google/rpc/status.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos -I third_party/googleapis
+# The contract as it was published last. Only `make proto-baseline` moves it.
+BASELINE := protos/published.binpb
 
 third_party/googleapis: .venv/installed Makefile
 	@rm -rf $@
@@ -59,8 +61,24 @@ generate-descriptors: third_party/googleapis
 	@$(PROTOC) --include_imports --include_source_info \
 	    --descriptor_set_out=$(GENERATED)/ri/api/imageregistry/descriptor_set.binpb $(CONTRACT) $(ERROR_PROTOS)
 
-generate-check: ## fail if generated/ is not what `make generate` writes
-	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(MAKE) --no-print-directory generate GENERATED="$$fresh" && \
-	{ diff -r -q --exclude=__pycache__ generated "$$fresh" | sed "s|$$fresh|(fresh)|g"; test "$${PIPESTATUS[0]}" = 0; } || \
-	{ echo "generated/ is not what protos/ give: run \`make generate\`, delete what is only in generated, and commit."; exit 1; }
+generate-check: third_party/googleapis ## fail if generated/ is not what `make generate` writes
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh" "$$fresh.diff"' EXIT && \
+	$(MAKE) --no-print-directory -o .venv/installed -o third_party/googleapis generate GENERATED="$$fresh" && \
+	if ! diff -r -q --exclude=__pycache__ generated "$$fresh" > "$$fresh.diff"; then \
+	    sed "s|$$fresh|(made now)|g" "$$fresh.diff"; \
+	    echo "generated/ differs from what protos/ give. Run make generate, delete what is in generated/ only, and commit."; \
+	    exit 1; \
+	fi
+
+proto-lint: third_party/googleapis ## lint, format and backward compatibility of protos/, without network
+	@$(BIN)/buf lint
+	@$(BIN)/buf format protos --diff --exit-code
+	@$(BIN)/buf breaking protos --against $(BASELINE) || \
+	    { echo "This breaks clients in the field: the published names and numbers are fixed (see buf.yaml)."; exit 1; }
+	@$(BIN)/buf build protos --exclude-source-info -o -\#format=binpb | cmp -s - $(BASELINE) || \
+	    { echo "What protos/ add to $(BASELINE) is not protected yet. Run make proto-baseline and commit."; exit 1; }
+
+.PHONY: proto-baseline
+proto-baseline: third_party/googleapis ## make protos/ the published contract; refused if they break the last one
+	@test ! -e $(BASELINE) || $(BIN)/buf breaking protos --against $(BASELINE)
+	@$(BIN)/buf build protos --exclude-source-info -o $(BASELINE)
