@@ -283,7 +283,7 @@ class ImageReference(_message.Message):
     class _ReferenceTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImageReference._ReferenceType.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         REFERENCE_TYPE_UNSPECIFIED: ImageReference._ReferenceType.ValueType  # 0
-        """No place was recorded."""
+        """None of the places below."""
         REFERENCE_TYPE_RIME_DOCKERHUB: ImageReference._ReferenceType.ValueType  # 1
         """In the platform vendor's repository on Docker Hub."""
         REFERENCE_TYPE_MANAGED: ImageReference._ReferenceType.ValueType  # 2
@@ -297,7 +297,7 @@ class ImageReference(_message.Message):
         """ReferenceType is where the image is to be found."""
 
     REFERENCE_TYPE_UNSPECIFIED: ImageReference.ReferenceType.ValueType  # 0
-    """No place was recorded."""
+    """None of the places below."""
     REFERENCE_TYPE_RIME_DOCKERHUB: ImageReference.ReferenceType.ValueType  # 1
     """In the platform vendor's repository on Docker Hub."""
     REFERENCE_TYPE_MANAGED: ImageReference.ReferenceType.ValueType  # 2

@@ -23,7 +23,7 @@ class _JobStatus:
 class _JobStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_STATUS_UNSPECIFIED: _JobStatus.ValueType  # 0
-    """No status was recorded. The service never answers with it; as a filter it selects nothing."""
+    """No status was recorded. The service never answers with it."""
     JOB_STATUS_PENDING: _JobStatus.ValueType  # 1
     """A worker has claimed the job and prepares what the job needs; the work itself has not begun."""
     JOB_STATUS_RUNNING: _JobStatus.ValueType  # 2
@@ -49,7 +49,7 @@ class JobStatus(_JobStatus, metaclass=_JobStatusEnumTypeWrapper):
     """
 
 JOB_STATUS_UNSPECIFIED: JobStatus.ValueType  # 0
-"""No status was recorded. The service never answers with it; as a filter it selects nothing."""
+"""No status was recorded. The service never answers with it."""
 JOB_STATUS_PENDING: JobStatus.ValueType  # 1
 """A worker has claimed the job and prepares what the job needs; the work itself has not begun."""
 JOB_STATUS_RUNNING: JobStatus.ValueType  # 2

@@ -392,7 +392,7 @@ class JobMetadata(_message.Message):
     programs read `status` and `job_data` instead.
     """
     cancellation_requested: _builtins.bool
-    """Whether someone has asked for the job to be stopped. It stays true after the job has ended."""
+    """Whether someone has asked for the job to be stopped. The job may be running still."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the job began to run. Absent until then."""

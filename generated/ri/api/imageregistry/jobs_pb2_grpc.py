@@ -79,8 +79,8 @@ class JobReaderServicer:
     def CancelJob(self, request, context):
         """Asks for a job to be stopped; asking twice is the same as asking once.
 
-        A job that no worker holds is CANCELLED when the answer comes; a running one is stopped within seconds,
-        and its `cancellation_requested` is true until then. Members may cancel jobs that they launched, admins
+        A job that no worker holds is CANCELLED when the answer comes; a running one has its
+        `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched, admins
         any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -48,8 +48,8 @@ class JobReaderStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]
     """Asks for a job to be stopped; asking twice is the same as asking once.
 
-    A job that no worker holds is CANCELLED when the answer comes; a running one is stopped within seconds,
-    and its `cancellation_requested` is true until then. Members may cancel jobs that they launched, admins
+    A job that no worker holds is CANCELLED when the answer comes; a running one has its
+    `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched, admins
     any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed before.
     """
 
@@ -73,8 +73,8 @@ class JobReaderAsyncStub(JobReaderStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Asks for a job to be stopped; asking twice is the same as asking once.
 
-    A job that no worker holds is CANCELLED when the answer comes; a running one is stopped within seconds,
-    and its `cancellation_requested` is true until then. Members may cancel jobs that they launched, admins
+    A job that no worker holds is CANCELLED when the answer comes; a running one has its
+    `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched, admins
     any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed before.
     """
 
@@ -113,8 +113,8 @@ class JobReaderServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobs_pb2.CancelJobResponse, _abc.Awaitable[_jobs_pb2.CancelJobResponse]]:
         """Asks for a job to be stopped; asking twice is the same as asking once.
 
-        A job that no worker holds is CANCELLED when the answer comes; a running one is stopped within seconds,
-        and its `cancellation_requested` is true until then. Members may cancel jobs that they launched, admins
+        A job that no worker holds is CANCELLED when the answer comes; a running one has its
+        `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched, admins
         any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed before.
         """
 
