@@ -80,8 +80,9 @@ class JobReaderServicer:
         """Asks for a job to be stopped; asking twice is the same as asking once.
 
         A job that no worker holds is CANCELLED when the answer comes; a running one has its
-        `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched, admins
-        any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed before.
+        `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched,
+        admins any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed
+        before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

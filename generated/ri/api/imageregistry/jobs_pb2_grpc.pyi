@@ -49,8 +49,9 @@ class JobReaderStub:
     """Asks for a job to be stopped; asking twice is the same as asking once.
 
     A job that no worker holds is CANCELLED when the answer comes; a running one has its
-    `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched, admins
-    any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed before.
+    `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched,
+    admins any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed
+    before.
     """
 
 @_typing.type_check_only
@@ -74,8 +75,9 @@ class JobReaderAsyncStub(JobReaderStub):
     """Asks for a job to be stopped; asking twice is the same as asking once.
 
     A job that no worker holds is CANCELLED when the answer comes; a running one has its
-    `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched, admins
-    any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed before.
+    `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched,
+    admins any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed
+    before.
     """
 
 class JobReaderServicer(metaclass=_abc_1.ABCMeta):
@@ -114,8 +116,9 @@ class JobReaderServicer(metaclass=_abc_1.ABCMeta):
         """Asks for a job to be stopped; asking twice is the same as asking once.
 
         A job that no worker holds is CANCELLED when the answer comes; a running one has its
-        `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched, admins
-        any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed before.
+        `cancellation_requested` set and is stopped within seconds. Members may cancel jobs that they launched,
+        admins any job. NOT_FOUND when no job has this ID, FAILED_PRECONDITION when the job succeeded or failed
+        before.
         """
 
 def add_JobReaderServicer_to_server(servicer: JobReaderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
