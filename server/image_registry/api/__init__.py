@@ -1,0 +1,1 @@
+"""The RPC surface: thin handlers, request validation, page tokens, interceptors. No SQL, no decisions."""

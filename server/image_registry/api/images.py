@@ -1,0 +1,132 @@
+"""Handlers of rime.ImageRegistry: validate, one use case, convert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from grpc import aio
+from ri.api.imageregistry import image_registry_pb2 as pb
+from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryServicer
+
+from image_registry.api import validation
+from image_registry.api.tokens import PageTokens, bad_token
+from image_registry.codec import fill_image, fill_job
+from image_registry.models import LibraryFilter
+from image_registry.registry.builds import Builds
+from image_registry.registry.images import Images
+from image_registry.registry.platform import Platform
+from image_registry.requirements import library_key, version_key
+
+_Context = aio.ServicerContext[Any, Any]
+PUBLISHED_REST_CLIENT = "Swagger-Codegen/"  # user agent of the published REST clients
+
+
+class ImageRegistry(ImageRegistryServicer):
+    """The service. `echo_last_token` ends every listing as the published clients expect it, whatever their agent."""
+
+    def __init__(
+        self,
+        images: Images,
+        platform: Platform,
+        builds: Builds,
+        *,
+        accepts: validation.Accepts,
+        tokens: PageTokens,
+        echo_last_token: bool = False,
+    ) -> None:
+        self._images = images
+        self._platform = platform
+        self._builds = builds
+        self._accepts = accepts
+        self._tokens = tokens
+        self._echo_last_token = echo_last_token
+
+    async def CreateImage(self, request: pb.CreateImageRequest, context: _Context) -> pb.CreateImageResponse:
+        """Record an image and launch its build."""
+        image, job = await self._images.create(validation.new_image(request, self._accepts))
+        response = pb.CreateImageResponse()
+        fill_image(response.image, image)
+        fill_job(response.job, job, full=False)
+        return response
+
+    async def GetImage(self, request: pb.GetImageRequest, context: _Context) -> pb.GetImageResponse:
+        """One image with its children."""
+        image = await self._images.get(validation.image_name(request.name))
+        response = pb.GetImageResponse()
+        fill_image(response.image, image)
+        return response
+
+    async def ListImages(self, request: pb.ListImagesRequest, context: _Context) -> pb.ListImagesResponse:
+        """A page of images in name order."""
+        size = validation.page_size(request.page_size)
+        after, filters = self._position(request)
+        found, more = await self._images.page(after=after, size=size, filters=filters)
+        response = pb.ListImagesResponse()
+        for image in found:
+            fill_image(response.images.add(), image)
+        if more:
+            response.next_page_token = self._tokens.make(found[-1].name, _canonical(filters))
+        elif self._echo_last_token or _is_published_rest_client(context):
+            response.next_page_token = request.page_token  # their loop ends when the token stays the same
+        return response
+
+    async def DeleteImage(self, request: pb.DeleteImageRequest, context: _Context) -> pb.DeleteImageResponse:
+        """Remove an image and, by a job, its repository."""
+        await self._images.delete(validation.image_name(request.name))
+        return pb.DeleteImageResponse()
+
+    async def EnsureImageExistence(
+        self, request: pb.EnsureImageExistenceRequest, context: _Context
+    ) -> pb.EnsureImageExistenceResponse:
+        """Every supported Python gets its system image at the current tag."""
+        await self._platform.ensure_images()
+        return pb.EnsureImageExistenceResponse()
+
+    async def SyncImageTag(self, request: pb.SyncImageTagRequest, context: _Context) -> pb.SyncImageTagResponse:
+        """Rebuild an image at the current tag if that is needed or forced."""
+        image, job = await self._platform.sync_image(validation.image_name(request.name), force=request.force)
+        response = pb.SyncImageTagResponse()
+        fill_image(response.image, image)
+        if job is not None:
+            fill_job(response.job, job, full=False)
+        return response
+
+    async def UpdateBuildInfo(
+        self, request: pb.UpdateBuildInfoRequest, context: _Context
+    ) -> pb.UpdateBuildInfoResponse:
+        """Take the result of a builder outside this service."""
+        await self._builds.record_outside_build(
+            validation.image_name(request.name),
+            succeeded=request.built_successfully,
+            libraries=validation.reported_libraries(request),
+        )
+        return pb.UpdateBuildInfoResponse()
+
+    def _position(self, request: pb.ListImagesRequest) -> tuple[str, list[LibraryFilter]]:
+        """Where the page starts and what it filters by. A filter beside a token must be the token's own."""
+        wanted = validation.library_filters(request)
+        if not request.page_token:
+            return "", wanted
+        after, kept = self._tokens.read(request.page_token)
+        if wanted and _canonical(wanted) != kept:
+            raise bad_token("it was made for another filter than the one beside it")
+        return after, [LibraryFilter(name, version) for name, version in kept]
+
+
+def _canonical(filters: Iterable[LibraryFilter]) -> list[list[str | None]]:
+    """Equal for filters that mean the same, in whatever order and spelling."""
+    seen = {(library_key(one.name), _canonical_version(one.version)) for one in filters}
+    return [list(pair) for pair in sorted(seen, key=lambda pair: (pair[0], pair[1] or ""))]
+
+
+def _canonical_version(version: str | None) -> str | None:
+    if version is None:
+        return None
+    public, local = version_key(version)
+    return f"{public}+{local}" if local else public
+
+
+def _is_published_rest_client(context: _Context) -> bool:
+    metadata = context.invocation_metadata() or ()
+    return any(key == "user-agent" and PUBLISHED_REST_CLIENT in str(value) for key, value in metadata)

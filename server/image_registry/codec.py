@@ -1,0 +1,100 @@
+"""Between the models and the published messages. Definitions are stored as these bytes and served as they are."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from ri.api.imageregistry import image_registry_pb2 as pb
+from ri.api.imageregistry import job_status_pb2, jobs_pb2
+
+from image_registry.models import (
+    ImageDefinition,
+    ImageReference,
+    PackageRequirement,
+    PackageType,
+    PipLibrary,
+    PipRequirement,
+    ReferenceType,
+    RoleType,
+    StoredImage,
+    StoredJob,
+)
+
+_Image = pb.ManagedImage
+
+
+def encode_definition(definition: ImageDefinition) -> bytes:
+    """The definition as an encoded ManagedImage without status and children."""
+    return _Image(
+        name=definition.name,
+        rime_tag=definition.platform_tag,
+        repo_uri=definition.repo_uri,
+        role_type=_Image.RoleType.ValueType(definition.role),
+        python_version=definition.python_version,
+        base_image=pb.ImageReference(
+            name=definition.base_image.name,
+            reference_type=pb.ImageReference.ReferenceType.ValueType(definition.base_image.reference_type),
+        ),
+        pip_requirements=[
+            _Image.PipRequirement(name=r.name, version_specifier=r.version_specifier)
+            for r in definition.pip_requirements
+        ],
+        package_requirements=[
+            _Image.PackageRequirement(
+                name=r.name, version_specifier=r.version, package_type=_Image.PackageType.ValueType(r.package_type)
+            )
+            for r in definition.package_requirements
+        ],
+        pip_libraries=[_Image.PipLibrary(name=x.name, version=x.version) for x in definition.pip_libraries],
+    ).SerializeToString(deterministic=True)
+
+
+def decode_definition(encoded: bytes) -> ImageDefinition:
+    """The definition that `encode_definition` wrote."""
+    image = _Image.FromString(encoded)
+    return ImageDefinition(
+        name=image.name,
+        role=RoleType(image.role_type),
+        python_version=image.python_version,
+        base_image=ImageReference(image.base_image.name, ReferenceType(image.base_image.reference_type)),
+        repo_uri=image.repo_uri,
+        platform_tag=image.rime_tag,
+        pip_requirements=tuple(PipRequirement(r.name, r.version_specifier) for r in image.pip_requirements),
+        package_requirements=tuple(
+            PackageRequirement(r.name, r.version_specifier, PackageType(r.package_type))
+            for r in image.package_requirements
+        ),
+        pip_libraries=tuple(PipLibrary(x.name, x.version) for x in image.pip_libraries),
+    )
+
+
+def fill_image(message: pb.ManagedImage, image: StoredImage) -> None:
+    """Write a stored image into an empty message: its definition as it is, status and children on top."""
+    message.MergeFromString(image.definition)
+    message.status = _Image.Status.ValueType(image.status)
+    for name in image.child_names:
+        message.child_images.add(name=name, reference_type=pb.ImageReference.REFERENCE_TYPE_MANAGED)
+
+
+def fill_job(message: jobs_pb2.JobMetadata, job: StoredJob, *, full: bool) -> None:
+    """Write a stored job into an empty message; progress only in the `full` view."""
+    message.job_id = str(job.uuid)
+    message.job_type = jobs_pb2.JOB_TYPE_IMAGE_BUILDER
+    message.status = job_status_pb2.JobStatus.ValueType(job.status)
+    message.termination_reason = jobs_pb2.TerminationReason.ValueType(job.termination_reason)
+    message.running_time_secs = job.running_seconds
+    message.cancellation_requested = job.cancel_requested
+    message.creation_time.CopyFrom(_timestamp(job.created_at))
+    if job.started_at:
+        message.start_time.CopyFrom(_timestamp(job.started_at))
+    if job.agent_id:
+        message.agent_id.uuid = str(job.agent_id)
+    if full:
+        message.job_progress_str = job.progress
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

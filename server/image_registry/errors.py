@@ -1,0 +1,186 @@
+"""Every way the service says no: one exception, one catalogue of reasons.
+
+Nothing here knows gRPC; `api/status.py` turns a `RegistryError` into a `google.rpc.Status`. The catalogue is
+printed as `docs/reference/errors.md` by `python -m image_registry.errors`, and a test keeps the page equal to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, unique
+
+DOMAIN = "image-registry"
+
+
+class Kind(Enum):
+    """What sort of refusal it is; the value is the canonical status code (google.rpc.Code)."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    kind: Kind
+    when: str
+    remedy: str
+
+
+@unique
+class Reason(Enum):
+    """The machine-readable reason in `ErrorInfo.reason`; names are part of the contract."""
+
+    INVALID_REQUEST = _Entry(
+        Kind.INVALID_ARGUMENT,
+        "One or more fields break a rule; `BadRequest` lists all of them.",
+        "Correct each listed field; its description says what would be right.",
+    )
+    INVALID_PAGE_TOKEN = _Entry(
+        Kind.INVALID_ARGUMENT,
+        "The page token is damaged, forged, of another listing, or stands beside a different filter.",
+        "Pass `next_page_token` back unchanged, or start again without a token.",
+    )
+    IMAGE_NOT_FOUND = _Entry(Kind.NOT_FOUND, "No image has this name.", "List the images and use a name from there.")
+    JOB_NOT_FOUND = _Entry(Kind.NOT_FOUND, "No job has this id.", "List the jobs and use an id from there.")
+    IMAGE_ALREADY_EXISTS = _Entry(
+        Kind.ALREADY_EXISTS,
+        "Another image has this name.",
+        "Get the image: it may be what you want. Otherwise choose another name or delete it first.",
+    )
+    SYSTEM_IMAGE_PROTECTED = _Entry(
+        Kind.PERMISSION_DENIED,
+        "A system image was to be deleted.",
+        "System images belong to the platform; delete images of your own only.",
+    )
+    IMAGE_HAS_CHILDREN = _Entry(
+        Kind.FAILED_PRECONDITION,
+        "The image to delete is the base of other images; `PreconditionFailure` names them.",
+        "Delete the images that are built on it first.",
+    )
+    IMAGE_NOT_BUILDING = _Entry(
+        Kind.FAILED_PRECONDITION,
+        "A build result was reported for an image that is not building.",
+        "Nothing to do: the build was cancelled, or its result was already recorded.",
+    )
+    JOB_FINISHED = _Entry(
+        Kind.FAILED_PRECONDITION,
+        "A job that has succeeded or failed was to be cancelled.",
+        "Nothing to do: the job is over.",
+    )
+    DEADLINE_EXCEEDED = _Entry(
+        Kind.DEADLINE_EXCEEDED,
+        "The client's deadline, or the service's own limit for a statement, passed first.",
+        "Try again with a longer deadline; read the state first if the call was a write.",
+    )
+    OVERLOADED = _Entry(
+        Kind.RESOURCE_EXHAUSTED,
+        "More calls are waiting for the database than the service lets wait.",
+        "Try again after the delay in `RetryInfo`.",
+    )
+    DATABASE_UNAVAILABLE = _Entry(
+        Kind.UNAVAILABLE,
+        "The database does not answer, or the connection to it broke.",
+        "Try again after the delay in `RetryInfo`; read the state first if the call was a write.",
+    )
+    INTERNAL = _Entry(
+        Kind.INTERNAL,
+        "Something that nobody foresaw.",
+        "Give the operators the request id of the message; the log has the rest under it.",
+    )
+
+    @property
+    def kind(self) -> Kind:
+        """The sort of refusal."""
+        return self.value.kind
+
+    @property
+    def when(self) -> str:
+        """One sentence: what happened."""
+        return self.value.when
+
+    @property
+    def remedy(self) -> str:
+        """One sentence: what the caller can do."""
+        return self.value.remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One field that breaks a rule: its JSON path (`pipRequirements[2].name`) and what would be right."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """The thing an error is about (`ResourceInfo`), or that stands in the way (`PreconditionFailure`)."""
+
+    type: str
+    name: str
+    description: str = ""
+
+
+@dataclass(eq=False)
+class RegistryError(Exception):
+    """A refusal with a reason from the catalogue and one clear sentence for the caller.
+
+    `faults` become `BadRequest`, `resource` becomes `ResourceInfo`, `blockers` become `PreconditionFailure`,
+    `retry_after` (seconds) becomes `RetryInfo`, `metadata` goes into `ErrorInfo`.
+    """
+
+    reason: Reason
+    message: str
+    faults: tuple[Fault, ...] = ()
+    resource: Resource | None = None
+    blockers: tuple[Resource, ...] = ()
+    retry_after: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def invalid(faults: list[Fault]) -> RegistryError:
+    """The error for a request with `faults`, all of them reported at once."""
+    listed = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
+    return RegistryError(Reason.INVALID_REQUEST, listed, faults=tuple(faults))
+
+
+def image_not_found(name: str) -> RegistryError:
+    """The error for a name that no image has."""
+    return RegistryError(Reason.IMAGE_NOT_FOUND, f"there is no image named {name!r}", resource=Resource("image", name))
+
+
+def job_not_found(job_id: str) -> RegistryError:
+    """The error for an id that no job has."""
+    return RegistryError(Reason.JOB_NOT_FOUND, f"there is no job {job_id!r}", resource=Resource("job", job_id))
+
+
+def catalogue_page() -> str:
+    """The catalogue as the Markdown page `docs/reference/errors.md`."""
+    rows = "\n".join(f"| `{r.name}` | {r.kind.name} | {r.when} | {r.remedy} |" for r in Reason)
+    return f"""# Errors
+
+<!-- Written by `make generate` from server/image_registry/errors.py; edit that. -->
+
+Every error is a `google.rpc.Status`. Among its details there is always an `ErrorInfo` (domain `{DOMAIN}`)
+that carries the reason.
+
+| reason | code | when | what to do |
+| --- | --- | --- | --- |
+{rows}
+"""
+
+
+if __name__ == "__main__":
+    print(catalogue_page(), end="")  # noqa: T201

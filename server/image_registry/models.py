@@ -1,0 +1,224 @@
+"""What the service talks about, free of gRPC and SQL. Enum values are the published wire numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, IntEnum
+from uuid import UUID
+
+
+class ImageStatus(IntEnum):
+    """Where an image is in its life; `lifecycle.py` says which changes are allowed."""
+
+    BUILDING_FIRST_TIME = 1
+    REBUILDING = 2
+    READY = 3
+    FAILED = 4
+    OUTDATED = 5
+
+
+class RoleType(IntEnum):
+    """Who an image belongs to: the platform, or a user."""
+
+    SYSTEM = 1
+    USER_DEFINED = 2
+
+
+class PackageType(IntEnum):
+    """The package manager of a system package."""
+
+    APT = 1
+    ROCKYLINUX = 2
+
+
+class ReferenceType(IntEnum):
+    """Where a referenced image lives; UNSPECIFIED is a place that the contract has no word for."""
+
+    UNSPECIFIED = 0
+    RIME_DOCKERHUB = 1
+    MANAGED = 2
+    EXTERNAL_ECR = 3
+    EXTERNAL_GAR = 4
+
+
+class JobStatus(IntEnum):
+    """Where a job is in its life; `lifecycle.py` says which changes are allowed."""
+
+    PENDING = 1
+    RUNNING = 2
+    FAILED = 3
+    SUCCEEDED = 4
+    REQUESTED = 5
+    CANCELLED = 6
+    RECONCILING = 7
+
+
+class TerminationReason(IntEnum):
+    """Why a job ended, or that it hasn't."""
+
+    NOT_TERMINATED = 1
+    OOMKILLED = 2
+    COMPLETED = 3
+    GENERIC_ERROR = 4
+    INTERNAL_ERROR = 5
+
+
+class JobType(IntEnum):
+    """The published kinds of job; this service launches image builders only."""
+
+    IMAGE_BUILDER = 2
+
+
+class JobKind(IntEnum):
+    """What a row of the queue does. Only builds are shown by JobReader."""
+
+    BUILD = 1
+    DELETE_REPOSITORY = 2
+
+
+class Priority(IntEnum):
+    """Claim order: what a person waits for goes before what the platform does in bulk."""
+
+    INTERACTIVE = 0
+    PLATFORM = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PipRequirement:
+    """A library to install: distribution name with optional extras, and a PEP 440 specifier ('' is any version)."""
+
+    name: str
+    version_specifier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PackageRequirement:
+    """A system package to install; version in its manager's grammar ('' is the newest)."""
+
+    name: str
+    version: str
+    package_type: PackageType
+
+
+@dataclass(frozen=True, slots=True)
+class PipLibrary:
+    """A library that `pip list` shows inside an image."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """Another image by name and the kind of place where it lives."""
+
+    name: str
+    reference_type: ReferenceType
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """A validated wish for an image. `python_version` is one of the supported set."""
+
+    name: str
+    python_version: str
+    pip_requirements: tuple[PipRequirement, ...] = ()
+    package_requirements: tuple[PackageRequirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDefinition:
+    """All of a managed image but its status and children: what only a build may change."""
+
+    name: str
+    role: RoleType
+    python_version: str
+    base_image: ImageReference
+    repo_uri: str
+    platform_tag: str
+    pip_requirements: tuple[PipRequirement, ...] = ()
+    package_requirements: tuple[PackageRequirement, ...] = ()
+    pip_libraries: tuple[PipLibrary, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image as it is kept. `id` is the identity of one life of `name`; `definition` is the encoded
+    `ri` message ManagedImage without status and children (see `codec.py`)."""
+
+    id: int
+    name: str
+    role: RoleType
+    status: ImageStatus
+    python_version: str
+    platform_tag: str
+    base_image_id: int | None
+    definition: bytes
+    child_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job as it is kept. `id` orders the queue, `uuid` is its public identity, `attempt` fences its worker.
+
+    `definition` is what a build is to make, encoded as in `StoredImage`; empty for other kinds.
+    """
+
+    id: int
+    uuid: UUID
+    kind: JobKind
+    image_id: int
+    image_name: str
+    repository: str
+    definition: bytes
+    status: JobStatus
+    termination_reason: TerminationReason
+    attempt: int
+    faults: int
+    cancel_requested: bool
+    progress: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    agent_id: UUID | None
+    running_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryIdentity:
+    """What every replica of one registry shares: its id, and the secret that signs page tokens."""
+
+    id: UUID
+    token_secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryFilter:
+    """One condition on installed libraries: a PEP 503 name and, if not None, a PEP 440 version."""
+
+    name: str
+    version: str | None = None
+
+
+class Outcome(Enum):
+    """How one attempt at a build ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """How one attempt at a build ended: written to the job and, in the same transaction, to its image.
+
+    `progress` is the last line that people read; a failure's cause stands in it in the builder's own words.
+    """
+
+    outcome: Outcome
+    reason: TerminationReason
+    progress: str = ""
+    libraries: tuple[PipLibrary, ...] = ()
+    digest: str = ""
+    lock: tuple[str, ...] = ()

@@ -1,0 +1,4 @@
+"""The use cases. Each public method is one thing that a caller wants done, and opens its own transaction.
+
+Locks are taken in one order everywhere: a base image before the images built on it, an image before its job.
+"""

@@ -1,0 +1,130 @@
+"""Create, get, list and delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from image_registry.codec import decode_definition, encode_definition
+from image_registry.errors import Reason, RegistryError, Resource, image_not_found
+from image_registry.lifecycle import CLAIMABLE
+from image_registry.models import (
+    ImageStatus,
+    JobKind,
+    JobStatus,
+    LibraryFilter,
+    NewImage,
+    Priority,
+    RegistryIdentity,
+    RoleType,
+    StoredImage,
+    StoredJob,
+    TerminationReason,
+)
+from image_registry.registry.platform import PlatformConfig, ensure_system_image
+from image_registry.storage import images, jobs
+from image_registry.storage.database import Connection, Database
+
+
+class Images:
+    """What callers do with images."""
+
+    def __init__(self, db: Database, config: PlatformConfig) -> None:
+        self._db = db
+        self._config = config
+
+    async def identity(self) -> RegistryIdentity:
+        """What all replicas on this database share."""
+        return await self._db.read(images.identity)
+
+    async def create(self, wanted: NewImage) -> tuple[StoredImage, StoredJob]:
+        """Record an image and launch its build, together with its system image's if that is missing or failed.
+
+        Raises RegistryError IMAGE_ALREADY_EXISTS.
+        """
+        definition = self._config.user_definition(wanted)
+
+        async def work(conn: Connection) -> tuple[StoredImage, StoredJob]:
+            base_id = await ensure_system_image(conn, self._config, wanted.python_version)
+            image = StoredImage(
+                id=0,
+                name=wanted.name,
+                role=RoleType.USER_DEFINED,
+                status=ImageStatus.BUILDING_FIRST_TIME,
+                python_version=wanted.python_version,
+                platform_tag=self._config.tag,
+                base_image_id=base_id,
+                definition=encode_definition(definition),
+            )
+            job = await images.create(conn, image, repository=definition.repo_uri, priority=Priority.INTERACTIVE)
+            if job is None:
+                raise RegistryError(
+                    Reason.IMAGE_ALREADY_EXISTS,
+                    f"an image named {wanted.name!r} exists already",
+                    resource=Resource("image", wanted.name),
+                )
+            return replace(image, id=job.image_id), job
+
+        return await self._db.write(work)
+
+    async def get(self, name: str) -> StoredImage:
+        """The image with the names of those that are built on it. Raises RegistryError IMAGE_NOT_FOUND."""
+        image = await self._db.read(lambda conn: images.get(conn, name, children=True))
+        if image is None:
+            raise image_not_found(name)
+        return image
+
+    async def page(self, *, after: str, size: int, filters: Sequence[LibraryFilter]) -> tuple[list[StoredImage], bool]:
+        """Up to `size` images in name order behind the name `after`, and whether there are more."""
+        found = await self._db.read(lambda conn: images.page(conn, after=after, limit=size + 1, filters=filters))
+        return found[:size], len(found) > size
+
+    async def delete(self, name: str) -> None:
+        """Remove an image: its build is cancelled, its name is free at once, a job removes the repository.
+
+        Raises RegistryError IMAGE_NOT_FOUND, SYSTEM_IMAGE_PROTECTED, IMAGE_HAS_CHILDREN.
+        """
+
+        async def work(conn: Connection) -> None:
+            image = await images.lock(conn, name)
+            if image is None:
+                raise image_not_found(name)
+            if image.role is RoleType.SYSTEM:
+                raise RegistryError(
+                    Reason.SYSTEM_IMAGE_PROTECTED,
+                    f"{name!r} is a system image, which only the platform changes",
+                    resource=Resource("image", name),
+                )
+            if children := await images.child_names(conn, image.id):
+                raise _has_children(name, children)
+            definition = decode_definition(image.definition)
+            await _cancel_build(conn, image.id)
+            await images.delete(conn, image, definition.pip_libraries)
+            await jobs.insert(
+                conn,
+                kind=JobKind.DELETE_REPOSITORY,
+                priority=Priority.INTERACTIVE,
+                image_id=image.id,
+                image_name=name,
+                repository=definition.repo_uri,
+            )
+
+        await self._db.write(work)
+
+
+async def _cancel_build(conn: Connection, image_id: int) -> None:
+    job = await jobs.lock_unfinished_build(conn, image_id)
+    if job is None:
+        return
+    if job.status in CLAIMABLE:
+        await jobs.finish(conn, job, JobStatus.CANCELLED, TerminationReason.COMPLETED, "cancelled: image deleted")
+    await jobs.request_cancel(conn, job)
+
+
+def _has_children(name: str, children: list[str]) -> RegistryError:
+    return RegistryError(
+        Reason.IMAGE_HAS_CHILDREN,
+        f"{name!r} is the base of {', '.join(children)}: delete those first",
+        resource=Resource("image", name),
+        blockers=tuple(Resource("image", child, "is built on it") for child in children),
+    )

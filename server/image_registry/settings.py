@@ -1,0 +1,175 @@
+"""The configuration: the one place that reads the environment. Everything else gets values as arguments.
+
+Each field is an environment variable with the prefix `IMAGE_REGISTRY_`: `database_url` is
+`IMAGE_REGISTRY_DATABASE_URL`. A list is written with commas, a map as `key=value` pairs with commas.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from image_registry.models import PackageType
+from image_registry.requirements import pip_name_fault, pip_specifier_fault
+
+PREFIX = "IMAGE_REGISTRY_"
+OFFICIAL_BASES = {v: f"docker.io/library/python:{v}-slim" for v in ("3.9", "3.10", "3.11", "3.12", "3.13")}
+
+
+class SettingsError(Exception):
+    """The configuration can't be used; the text names every faulty variable and what would be right."""
+
+
+class Settings(BaseSettings):
+    """Typed configuration with its defaults. Durations are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, validate_default=True)
+
+    database_url: SecretStr | None = Field(None, description="Postgres to use; empty: `up` brings its own")
+    data_dir: Path = Field(
+        Path(platformdirs.user_data_dir("image-registry")),
+        description="where `up` keeps its database, images, caches and logs",
+    )
+    grpc_address: str = Field("127.0.0.1:50051", description="where the gRPC server listens")
+    http_address: str = Field("127.0.0.1:8080", description="where the gateway (REST) listens")
+    insecure: bool = Field(False, description="allow listening beyond loopback although callers aren't checked")
+
+    platform_tag: str = Field("local", description="version of the platform's wheels; recorded with every build")
+    platform_requirements: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="pip requirements that every system image holds, with commas"
+    )
+    base_images: Annotated[dict[str, str], NoDecode] = Field(
+        OFFICIAL_BASES, description="base image of each supported Python: `3.11=docker.io/library/python:3.11-slim,…`"
+    )
+    default_python: str = Field("", description="Python of a request that names none; empty: the newest supported")
+    base_packages: PackageType = Field(
+        PackageType.APT, description="system packages that the bases take: APT, ROCKYLINUX"
+    )
+
+    repository: str = Field("", description="where built images go, `oci:/absolute/folder`; empty: in the data dir")
+    repository_prefix: str = Field("managed", description="path below the repository; nothing outside is touched")
+    index_url: SecretStr | None = Field(None, description="package index in place of PyPI; may hold credentials")
+    index_ca_bundle: Path | None = Field(None, description="certificates to trust for the package index")
+
+    legacy_page_echo: bool = Field(False, description="end listings as gRPC clients of rime-sdk up to 0.18 expect it")
+    pool_size: int = Field(16, ge=1, description="database connections of one server process")
+    pool_wait: float = Field(5.0, gt=0, description="longest wait for a connection")
+    statement_timeout: float = Field(10.0, gt=0, description="longest time of one database statement")
+    drain_timeout: float = Field(8.0, ge=0, description="time that calls under way get at shutdown")
+
+    worker_concurrency: int = Field(2, ge=1, description="builds at once in one worker")
+    lease: float = Field(30.0, gt=0, description="a worker silent for so long has lost its jobs")
+    poll: float = Field(5.0, gt=0, description="longest sleep between two looks at the queue")
+    build_timeout: float = Field(1800.0, gt=0, description="longest time of one build")
+    build_memory: int = Field(4 << 30, ge=64 << 20, description="memory of one build, bytes")
+    log_format: str = Field("console", pattern="^(console|json)$", description="`console` or `json`")
+
+    @field_validator("platform_requirements", mode="before")
+    @classmethod
+    def _split_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in re.split(r",(?![^\[]*\])(?=\s*[A-Za-z])", value) if part.strip())
+        return value
+
+    @field_validator("platform_requirements")
+    @classmethod
+    def _check_requirements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for requirement in value:
+            name, specifier = split_requirement(requirement)
+            if fault := pip_name_fault(name) or pip_specifier_fault(specifier):
+                raise ValueError(f"{requirement!r}: {fault}")
+        return value
+
+    @field_validator("base_images", mode="before")
+    @classmethod
+    def _split_map(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            pairs = [part.strip() for part in value.split(",") if part.strip()]
+            if bad := [pair for pair in pairs if "=" not in pair]:
+                raise ValueError(f"{bad[0]!r} must be written as X.Y=image, such as 3.11={OFFICIAL_BASES['3.11']}")
+            return dict(pair.split("=", 1) for pair in pairs)
+        return value
+
+    @field_validator("base_images")
+    @classmethod
+    def _check_bases(cls, value: dict[str, str]) -> dict[str, str]:
+        if not value:
+            raise ValueError("at least one Python version with its base image is needed")
+        for version in value:
+            if not re.fullmatch(r"3\.[0-9]{1,2}", version):
+                raise ValueError(f"{version!r} must be a Python version X.Y, such as 3.11")
+        return value
+
+    @field_validator("base_packages", mode="before")
+    @classmethod
+    def _named_type(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value.upper() not in PackageType.__members__:
+                raise ValueError("must be APT or ROCKYLINUX")
+            return PackageType[value.upper()]
+        return value
+
+    @field_validator("repository")
+    @classmethod
+    def _check_repository(cls, value: str) -> str:
+        if value and not value.startswith("oci:/"):
+            raise ValueError("must be oci: and an absolute folder, such as oci:/srv/images")
+        return value.rstrip("/")
+
+    @field_validator("repository_prefix")
+    @classmethod
+    def _check_prefix(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9]+(?:[._-][a-z0-9]+)*(?:/[a-z0-9]+(?:[._-][a-z0-9]+)*)*", value):
+            raise ValueError("must be lower-case path parts such as managed or team/images")
+        return value
+
+    @model_validator(mode="after")
+    def _check_default_python(self) -> Settings:
+        if self.default_python and self.default_python not in self.base_images:
+            raise ValueError(f"default_python {self.default_python!r} is not among {', '.join(self.python_versions)}")
+        return self
+
+    @property
+    def python_versions(self) -> tuple[str, ...]:
+        """The supported set, oldest first."""
+        return tuple(sorted(self.base_images, key=lambda v: int(v.split(".")[1])))
+
+    @property
+    def chosen_python(self) -> str:
+        """The Python version of a request that names none."""
+        return self.default_python or self.python_versions[-1]
+
+    @property
+    def repository_root(self) -> str:
+        """Registry and prefix: `repo_uri` of an image is this, a slash and its name."""
+        registry = self.repository or f"oci:{self.data_dir.absolute()}/images"
+        return f"{registry}/{self.repository_prefix}"
+
+
+def split_requirement(requirement: str) -> tuple[str, str]:
+    """Part 'numpy[extra]>=1,<2' into name with extras and specifier."""
+    match = re.fullmatch(r"\s*([^<>=!~\s]+(?:\s*\[[^\]]*\])?)\s*(.*?)\s*", requirement)
+    return (match[1], match[2]) if match else (requirement, "")
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from the environment, with `overrides` (None is no override) on top.
+
+    Raises SettingsError with one line per faulty variable; a secret's value is never shown.
+    """
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        lines = [_sentence(problem) for problem in error.errors(include_url=False)]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _sentence(problem: Any) -> str:
+    where = PREFIX + str(problem["loc"][0]).upper() if problem["loc"] else "configuration"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {text[0].lower()}{text[1:]}"
