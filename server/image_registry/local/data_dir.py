@@ -1,0 +1,96 @@
+"""The folder that holds everything a local installation keeps."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_registry.tether import StartError
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """Names of the parts of a data folder; `create` makes them."""
+
+    path: Path
+
+    @property
+    def postgres(self) -> Path:
+        """The embedded Postgres: its cluster and its password."""
+        return self.path / "postgres"
+
+    @property
+    def images(self) -> Path:
+        """Built images, when no registry is configured."""
+        return self.path / "images"
+
+    @property
+    def cache(self) -> Path:
+        """What can be deleted at any time and is made again: wheels, layers."""
+        return self.path / "cache"
+
+    @property
+    def logs(self) -> Path:
+        """One log file for each process."""
+        return self.path / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Files that mean something only while the product runs: the lock."""
+        return self.path / "run"
+
+    @property
+    def bases(self) -> Path:
+        """Base images made on this machine."""
+        return self.path / "bases"
+
+    def create(self) -> "DataDir":
+        """Make the folder (readable by its owner alone) and its parts where they are missing.
+
+        Raises StartError with one sentence when that can't be done.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in (self.postgres, self.images, self.cache, self.logs, self.run, self.bases):
+                part.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StartError(_cannot_create(self.path, error)) from error
+        if not os.access(self.run, os.W_OK | os.X_OK):
+            raise StartError(f"the data folder {self.path} is not writable for this user; choose one with --data-dir")
+        return self
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process alone.
+
+        The kernel drops the lock with the process, however it ends. Raises StartError that names the
+        process which holds the folder already.
+        """
+        lock_path = self.run / "up.lock"
+        try:
+            descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(f"{lock_path} can't be opened: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+                raise StartError(
+                    f"{self.path} is in use by another `image-registry up` (process {holder}): "
+                    "stop it, or choose another folder with --data-dir"
+                ) from None
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _cannot_create(path: Path, error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"the data folder {path} can't be used: {error.filename} is not a folder"
+    reason = (error.strerror or str(error)).lower()
+    return f"the data folder {path} can't be created: {error.filename}: {reason}; choose another with --data-dir"

@@ -1,0 +1,102 @@
+"""Network addresses as people write them, and whether they are free."""
+
+import errno
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from image_registry.tether import StartError
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens: a host name, an IPv4 or IPv6 address (without brackets), and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address, whatever a host name in it resolves to."""
+        try:
+            return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
+        except ValueError:
+            found = _resolve(self)
+            return bool(found) and all(ipaddress.ip_address(str(host[0])).is_loopback for _, host in found)
+
+    @property
+    def reachable(self) -> "Address":
+        """The address for a client on this machine: loopback instead of 'every interface'."""
+        return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)  # noqa: S104
+
+
+def parse_address(text: str) -> Address:
+    """Read '127.0.0.1:8080', '[::1]:8080' or 'localhost:8080'.
+
+    Raises StartError with one sentence that shows the right form.
+    """
+    match = re.fullmatch(
+        r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[\w.-]+)):(?P<port>[0-9]{1,5})", text.strip(), re.ASCII
+    )
+    if match is None:
+        raise StartError(f"{text!r} is no address: write host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    port = int(match["port"])
+    if not 0 < port < 65536:
+        raise StartError(f"{text!r} is no address: a port is a number from 1 to 65535")
+    for host, wanted in ((match["v6"], ipaddress.IPv6Address), (match["host"], ipaddress.IPv4Address)):
+        if host and (wanted is ipaddress.IPv6Address or re.fullmatch(r"[0-9.]+", host)):
+            try:
+                wanted(host)
+            except ValueError:
+                raise StartError(f"{text!r} is no address: {host} is not a valid IP address") from None
+    return Address(match["v6"] or match["host"], port)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach 'host:port'. Raises StartError when it isn't an address."""
+    return parse_address(address).is_loopback
+
+
+def check_free(address: Address, option: str) -> None:
+    """Raise StartError, naming the command-line `option`, unless something could listen on `address` now."""
+    found = _resolve(address)
+    if not found:
+        raise StartError(f"{address}: the host {address.host!r} is unknown; choose another address with {option}")
+    for family, target in found:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(target)
+                probe.listen(1)
+            except OSError as error:
+                raise StartError(_cannot_listen(address, option, error)) from error
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return []
+    return [(family, target) for family, _, _, _, target in found]
+
+
+def _cannot_listen(address: Address, option: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{address} is taken: stop what listens there or choose another with {option}"
+    if error.errno == errno.EACCES:
+        return f"{address}: this user may not listen on that port; choose one above 1023 with {option}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{address}: this machine has no address {address.host}; choose another with {option}"
+    return f"{address} can't be listened on ({error.strerror}); choose another with {option}"
