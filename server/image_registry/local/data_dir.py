@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_registry.tether import StartError
+from image_registry.host import StartError
 
 
 @dataclass(frozen=True)

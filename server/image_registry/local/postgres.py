@@ -18,10 +18,11 @@ from pathlib import Path
 
 import psycopg
 
+from image_registry.host import StartError
+from image_registry.host.addresses import free_port
+from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
 from image_registry.local.data_dir import DataDir
-from image_registry.local.ports import free_port
 from image_registry.local.postgres_programs import account_for_postgres, find_programs
-from image_registry.tether import Command, StartError, TetheredProcess, describe_exit, last_lines
 
 DATABASE = "image_registry"
 _HERE = "/proc/self/cwd"

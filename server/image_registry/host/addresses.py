@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from image_registry.tether import StartError
+from image_registry.host import StartError
 
 
 @dataclass(frozen=True)

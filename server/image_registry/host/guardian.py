@@ -1,7 +1,7 @@
 """Runs one command and sees to it that nothing of it outlives the parent.
 
-Started as `python -I -S guardian.py PARENT STOP_SIGNAL STOP_SECONDS UID:GID|- PROGRAM ARG...` by the package it
-is in; it imports only the quick parts of the standard library, so it costs some 20 ms.
+Started as `python -I -S guardian.py PARENT STOP_SIGNAL STOP_SECONDS UID:GID|- PROGRAM ARG...` by `processes.py`;
+it imports only the quick parts of the standard library, so it costs some 20 ms.
 
 SIGTERM (also sent by the kernel when the parent dies), SIGINT or SIGHUP pass STOP_SIGNAL on to the child, which is
 killed STOP_SECONDS later; SIGQUIT kills it at once. When the child has ended, for whatever reason, all its descendants

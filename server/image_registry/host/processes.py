@@ -14,13 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from image_registry.host import StartError
+
 _GUARDIAN = Path(__file__).with_name("guardian.py")
 _GUARDIAN_SECONDS = 2.0  # what the guardian may take for itself after its child's time is over
 _LOG_BYTES = 10 * 1024 * 1024
-
-
-class StartError(Exception):
-    """Something could not be started; the text is one clear sentence for the person who started it."""
 
 
 @dataclass(frozen=True)
