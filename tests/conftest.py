@@ -1,3 +1,3 @@
 """Fixtures that every test can use."""
 
-pytest_plugins = ["tests.fixtures.postgres"]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.service"]

@@ -221,4 +221,4 @@ class BuildReport:
     progress: str = ""
     libraries: tuple[PipLibrary, ...] = ()
     digest: str = ""
-    lock: tuple[str, ...] = ()
+    lock_file: str = ""

@@ -30,11 +30,15 @@ MAX_FAULTS = 5  # attempts that may be lost or fail for passing reasons before a
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that this worker owns for a lease. Builds have a definition and, for users' images, a base."""
+    """A job that this worker owns for a lease.
+
+    A build has a definition, for users' images a base, and the lock of the image's last good build ('': none).
+    """
 
     job: StoredJob
     definition: ImageDefinition | None = None
     base: StoredImage | None = None
+    lock_file: str = ""
 
 
 class Builds:
@@ -52,7 +56,12 @@ class Builds:
                 return None
             if job.kind is not JobKind.BUILD:
                 return Claim(job)
-            return Claim(job, decode_definition(job.definition), await images.base_of(conn, job.image_id))
+            return Claim(
+                job,
+                decode_definition(job.definition),
+                await images.base_of(conn, job.image_id),
+                await images.lock_file(conn, job.image_id),
+            )
 
         return await self._db.write(work)
 
@@ -169,7 +178,7 @@ async def _record(conn: Connection, job: StoredJob, image: StoredImage, report: 
         definition=encode_definition(built),
         platform_tag=built.platform_tag,
         digest=report.digest,
-        lock_lines=report.lock,
+        lock_file=report.lock_file,
         old=decode_definition(image.definition).pip_libraries,
         new=report.libraries,
     )

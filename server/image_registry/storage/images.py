@@ -47,6 +47,12 @@ async def base_of(conn: Connection, image_id: int) -> StoredImage | None:
     return _image_or_none(await (await conn.execute(_SQL["base_of"], {"id": image_id})).fetchone())
 
 
+async def lock_file(conn: Connection, image_id: int) -> str:
+    """The lock of the image's last good build, as its builder wrote it; '' if there was none."""
+    row = await (await conn.execute(_SQL["lock_file"], {"id": image_id})).fetchone()
+    return "" if row is None else str(row["lock"])
+
+
 async def child_names(conn: Connection, image_id: int) -> list[str]:
     """The names of the first images that are built on this one."""
     cursor = await conn.execute(_SQL["children"], {"id": image_id, "limit": CHILDREN_NAMED})
@@ -91,7 +97,7 @@ async def end_ready(
     definition: bytes,
     platform_tag: str,
     digest: str,
-    lock_lines: Sequence[str],
+    lock_file: str,
     old: Sequence[PipLibrary],
     new: Sequence[PipLibrary],
 ) -> None:
@@ -102,7 +108,7 @@ async def end_ready(
         "definition": definition,
         "platform_tag": platform_tag,
         "digest": digest,
-        "lock": list(lock_lines),
+        "lock": lock_file,
         "old_libraries": [library_key(x.name) for x in old],
         "libraries": list(keys),
         "versions": [public for public, _ in keys.values()],

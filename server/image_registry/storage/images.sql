@@ -19,6 +19,9 @@ from images i where i.id = %(id)s for update
 select b.id, b.name, b.role, b.status, b.python_version, b.platform_tag, b.base_image_id, b.definition
 from images i join images b on b.id = i.base_image_id where i.id = %(id)s
 
+-- name: lock_file
+select lock from images where id = %(id)s
+
 -- name: children
 select c.name from images c where c.base_image_id = %(id)s order by c.name limit %(limit)s
 

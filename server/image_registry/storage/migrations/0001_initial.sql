@@ -50,7 +50,7 @@ create table images (
     platform_tag text not null,
     base_image_id bigint references images,
     digest text not null default '',
-    lock text[] not null default '{}',
+    lock text not null default '',
     definition bytea not null,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),

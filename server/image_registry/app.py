@@ -1,0 +1,195 @@
+"""Puts the gRPC server together and runs it: pool, services, health, reflection, graceful stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import psycopg
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from ri.api.imageregistry import image_registry_pb2, jobs_pb2
+from ri.api.imageregistry.image_registry_pb2_grpc import add_ImageRegistryServicer_to_server
+from ri.api.imageregistry.jobs_pb2_grpc import add_JobReaderServicer_to_server
+
+from image_registry.api.images import ImageRegistry
+from image_registry.api.interceptors import ErrorInterceptor
+from image_registry.api.jobs import JobReader
+from image_registry.api.tokens import PageTokens
+from image_registry.api.validation import Accepts
+from image_registry.errors import RegistryError
+from image_registry.host import StartError
+from image_registry.models import PipRequirement
+from image_registry.registry.builds import Builds
+from image_registry.registry.images import Images
+from image_registry.registry.jobs import Jobs
+from image_registry.registry.platform import Platform, PlatformConfig
+from image_registry.settings import Settings, split_requirement
+from image_registry.storage import migrations
+from image_registry.storage.database import Database, describe_dsn
+
+log = logging.getLogger(__name__)
+
+LARGEST_REQUEST = 4 << 20  # bytes of one request message
+LARGEST_RESPONSE = 64 << 20  # bytes of one response message; the gateway allows as much
+HEALTH_INTERVAL = 1.0  # seconds between two looks at the database
+SERVICES = tuple(
+    descriptor.full_name
+    for module in (image_registry_pb2, jobs_pb2)
+    for descriptor in module.DESCRIPTOR.services_by_name.values()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A started gRPC server with its database."""
+
+    grpc: aio.Server
+    database: Database
+    health: health.aio.HealthServicer
+    address: str
+
+
+def database(settings: Settings, dsn: str) -> Database:
+    """The pool that the settings describe."""
+    return Database(dsn, size=settings.pool_size, wait=settings.pool_wait, statement_timeout=settings.statement_timeout)
+
+
+def platform_config(settings: Settings) -> PlatformConfig:
+    """The deployment that the settings describe."""
+    return PlatformConfig(
+        tag=settings.platform_tag,
+        base_images=dict(settings.base_images),
+        requirements=tuple(PipRequirement(*split_requirement(text)) for text in settings.platform_requirements),
+        repository_root=settings.repository_root,
+    )
+
+
+async def check_schema(dsn: str) -> None:
+    """Raises StartError, in one sentence, if the database can't be reached or hasn't the schema of this version."""
+    try:
+        missing = await migrations.check(dsn)
+    except migrations.MigrationError as error:
+        raise StartError(str(error)) from None
+    except psycopg.Error as error:
+        raise StartError(unreachable(dsn, error)) from None
+    if missing:
+        raise StartError(
+            f"the database {describe_dsn(dsn)} lacks {len(missing)} migrations (first: {missing[0]}): "
+            "run `image-registry migrate` with the same database URL"
+        )
+
+
+def unreachable(dsn: str, error: psycopg.Error) -> str:
+    """One sentence about a database that doesn't answer, without its password."""
+    cause = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    return f"the database {describe_dsn(dsn)} can't be used: {cause}"
+
+
+@asynccontextmanager
+async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIterator[Server]:
+    """A gRPC server that answers on `address` until the block ends, then drains.
+
+    Raises StartError, in one sentence, for an unusable database or address.
+    """
+    await check_schema(dsn)
+    db = database(settings, dsn)
+    await db.open()
+    try:
+        server = await _assemble(settings, db, address)
+        await server.grpc.start()
+        monitor = asyncio.create_task(_watch_database(server))
+        try:
+            yield server
+        finally:
+            monitor.cancel()
+            await server.health.enter_graceful_shutdown()
+            await server.grpc.stop(settings.drain_timeout)
+    finally:
+        await db.close()
+
+
+async def serve(
+    settings: Settings, dsn: str, address: str, *, stop: asyncio.Event, ready: Callable[[str], None]
+) -> None:
+    """Run the server until `stop` is set; `ready` is called once, with the address."""
+    async with running_server(settings, dsn, address) as server:
+        ready(server.address)
+        await stop.wait()
+        log.info("draining: calls under way have %.0f s", settings.drain_timeout)
+
+
+async def _assemble(settings: Settings, db: Database, address: str) -> Server:
+    config = platform_config(settings)
+    images, jobs, builds = Images(db, config), Jobs(db), Builds(db)
+    secret = (await images.identity()).token_secret
+    server = aio.server(
+        interceptors=[ErrorInterceptor()],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", LARGEST_REQUEST),
+            ("grpc.max_send_message_length", LARGEST_RESPONSE),
+        ],
+    )
+    accepts = Accepts(
+        python_versions=settings.python_versions,
+        default_python=settings.chosen_python,
+        package_type=settings.base_packages,
+        repository_prefix=settings.repository_prefix,
+    )
+    registry = ImageRegistry(
+        images,
+        Platform(db, config),
+        builds,
+        accepts=accepts,
+        tokens=PageTokens(secret, "images"),
+        echo_last_token=settings.legacy_page_echo,
+    )
+    add_ImageRegistryServicer_to_server(registry, server)
+    add_JobReaderServicer_to_server(JobReader(jobs, tokens=PageTokens(secret, "jobs")), server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise StartError(
+            f"{address} can't be listened on: it is taken or not an address of this machine; "
+            "choose another with --grpc-address"
+        ) from None
+    await _set_health(health_servicer, serving=True)
+    return Server(server, db, health_servicer, f"{address.rpartition(':')[0]}:{port}")
+
+
+async def _watch_database(server: Server) -> None:
+    """NOT_SERVING while Postgres is away."""
+    serving = True
+    while True:
+        await asyncio.sleep(HEALTH_INTERVAL)
+        try:
+            await server.database.ping()
+            answers = True
+        except RegistryError as error:
+            answers = False
+            if serving:
+                log.warning("not serving: %s", error)
+        if answers != serving:
+            serving = answers
+            await _set_health(server.health, serving=serving)
+            if serving:
+                log.info("serving again")
+
+
+async def _set_health(servicer: health.aio.HealthServicer, *, serving: bool) -> None:
+    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    for service in _health_names():
+        await servicer.set(service, status)
+
+
+def _health_names() -> Iterator[str]:
+    yield health.OVERALL_HEALTH
+    yield from SERVICES

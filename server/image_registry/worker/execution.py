@@ -1,0 +1,147 @@
+"""The work of one job: a build in a process of its own, or the removal of a repository."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import UUID
+
+from image_registry.builds.oci.layout import LayoutRepository
+from image_registry.builds.plan import (
+    BuildFailed,
+    BuildPlan,
+    BuildResult,
+    FailureReason,
+    Limits,
+    PackageIndex,
+    lock_from_json,
+)
+from image_registry.builds.runner import run_build
+from image_registry.codec import decode_definition
+from image_registry.models import (
+    BuildReport,
+    ImageDefinition,
+    JobKind,
+    Outcome,
+    PipLibrary,
+    StoredImage,
+    StoredJob,
+    TerminationReason,
+)
+from image_registry.registry.builds import Claim, base_is_usable
+from image_registry.requirements import pip_requirement
+from image_registry.worker.loop import PassingFaultError
+from image_registry.worker.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderConfig:
+    """Where builds work and what they may use. `registry_id` tells this registry's repositories from others'."""
+
+    registry_id: UUID
+    repository_root: str
+    cache_dir: Path
+    work_dir: Path
+    index: PackageIndex
+    limits: Limits
+
+
+class Executor:
+    """Carries out claims; `show` publishes a line about a job under way."""
+
+    def __init__(self, config: BuilderConfig, show: Callable[[StoredJob, str], Awaitable[None]]) -> None:
+        self._config = config
+        self._show = show
+
+    async def __call__(self, claim: Claim) -> BuildReport:
+        """Do the work. Raises PassingFaultError when another attempt may succeed; cancelled, it leaves nothing running."""
+        if claim.job.kind is JobKind.DELETE_REPOSITORY:
+            return await self._delete(claim.job)
+        if claim.definition is None:
+            raise ValueError(f"build job {claim.job.uuid} has no definition")
+        if refusal := _refusal(claim.definition, claim.base):
+            return BuildReport(Outcome.FAILED, *refusal)
+        progress = Progress(claim.job, self._show)
+        try:
+            result = await run_build(self._plan(claim, claim.definition), progress.on_event)
+        except BuildFailed as failure:
+            return _failed(failure, progress)
+        finally:
+            await progress.close()
+        return _succeeded(result)
+
+    def _plan(self, claim: Claim, definition: ImageDefinition) -> BuildPlan:
+        config = self._config
+        return BuildPlan(
+            image_id=self._owner(claim.job),
+            python_version=definition.python_version,
+            base=definition.base_image.name if claim.base is None else _pullable(claim.base),
+            requirements=tuple(pip_requirement(r.name, r.version_specifier) for r in definition.pip_requirements),
+            destination=claim.job.repository,
+            destination_root=config.repository_root,
+            tags=tuple(dict.fromkeys((definition.platform_tag, "latest"))),
+            cache_dir=config.cache_dir,
+            work_dir=config.work_dir,
+            index=config.index,
+            limits=config.limits,
+            lock=lock_from_json(json.loads(claim.lock_file)) if claim.lock_file else None,
+        )
+
+    async def _delete(self, job: StoredJob) -> BuildReport:
+        path = Path(job.repository.removeprefix("oci:"))
+        root = Path(self._config.repository_root.removeprefix("oci:"))
+        try:
+            removed = await asyncio.to_thread(LayoutRepository(path, root).delete, self._owner(job))
+        except OSError as error:
+            raise PassingFaultError(f"repository not removed yet: {error.strerror or error}") from error
+        log.info("repository of %s: %s", job.image_name, "removed" if removed else "nothing to remove")
+        return BuildReport(Outcome.SUCCEEDED, TerminationReason.COMPLETED)
+
+    def _owner(self, job: StoredJob) -> str:
+        return f"{self._config.registry_id}/{job.image_id}"
+
+
+def _pullable(base: StoredImage) -> str:
+    """The reference of a managed base's last good build."""
+    return f"{decode_definition(base.definition).repo_uri}:latest"
+
+
+def _refusal(definition: ImageDefinition, base: StoredImage | None) -> tuple[TerminationReason, str] | None:
+    """Why this worker won't even start the build: reason and cause."""
+    if base is not None and not base_is_usable(base):
+        return TerminationReason.INTERNAL_ERROR, f"the base image {base.name} could not be built: see its job"
+    if definition.package_requirements:
+        return (
+            TerminationReason.INTERNAL_ERROR,
+            "this worker installs pip libraries only: it has no engine for system packages",
+        )
+    return None
+
+
+def _failed(failure: BuildFailed, progress: Progress) -> BuildReport:
+    text = progress.failed(failure.message)
+    if failure.reason is FailureReason.RETRYABLE:
+        raise PassingFaultError(text) from failure
+    reason = {
+        FailureReason.USER_ERROR: TerminationReason.GENERIC_ERROR,
+        FailureReason.OUT_OF_MEMORY: TerminationReason.OOMKILLED,
+    }.get(failure.reason, TerminationReason.INTERNAL_ERROR)
+    return BuildReport(Outcome.FAILED, reason, text)
+
+
+def _succeeded(result: BuildResult) -> BuildReport:
+    stages = " · ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in result.stages)
+    return BuildReport(
+        Outcome.SUCCEEDED,
+        TerminationReason.COMPLETED,
+        progress=f"{stages} · {len(result.libraries)} libraries · {result.digest}",
+        libraries=tuple(PipLibrary(library.name, library.version) for library in result.libraries),
+        digest=result.digest,
+        lock_file=json.dumps(asdict(result.lock)),
+    )

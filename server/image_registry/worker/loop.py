@@ -1,0 +1,268 @@
+"""The worker: claims jobs, keeps their leases, cancels, drains.
+
+A job belongs to one attempt of one worker. The lease is renewed three times a lease; a worker that can't renew stops
+the job itself before the lease is over, so that a job that was taken over runs nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+import psycopg
+
+from image_registry.errors import RegistryError
+from image_registry.models import BuildReport, JobKind, Outcome, StoredJob, TerminationReason
+from image_registry.registry.builds import Builds, Claim
+from image_registry.storage.database import Database
+from image_registry.storage.jobs import CHANNEL
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LONGEST_DELAY = 300.0  # seconds between two attempts after passing faults
+LEASE_MARGIN = 0.8  # part of a lease after which a worker that couldn't renew stops the job itself
+
+
+class PassingFaultError(Exception):
+    """The attempt failed for a reason that may be gone later; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Durations in seconds. `drain` is what jobs under way get at shutdown before they are handed back."""
+
+    concurrency: int
+    lease: float
+    poll: float
+    drain: float
+
+
+class _Stop(Enum):
+    """Why a job under way was stopped from outside."""
+
+    CANCELLED = "cancelled"
+    LOST = "lease lost"
+    DRAINED = "handed back by a worker that shuts down"
+
+
+class Worker:
+    """Runs jobs until told to stop.
+
+    `execute` does the work of one claim and says how it ended; it raises PassingFaultError for another attempt, and
+    must leave nothing running when it is cancelled.
+    """
+
+    def __init__(self, db: Database, execute: Callable[[Claim], Awaitable[BuildReport]], config: WorkerConfig) -> None:
+        self.agent_id: UUID = uuid4()
+        self._db = db
+        self._builds = Builds(db)
+        self._execute = execute
+        self._config = config
+        self._wake = asyncio.Event()
+        self._running: dict[int, _Attempt] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain: finish what is under way or hand it back."""
+        async with asyncio.TaskGroup() as group:
+            helpers = [
+                group.create_task(self._listen()),
+                group.create_task(self._watch(stop)),
+                group.create_task(self._reconcile()),
+            ]
+            while not stop.is_set():
+                self._wake.clear()
+                await self._fill(group)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), await self._patience())
+            await self._drain()
+            for helper in helpers:
+                helper.cancel()
+
+    async def _fill(self, group: asyncio.TaskGroup) -> None:
+        """Claim as much as there is room for."""
+        while len(self._running) < self._config.concurrency:
+            try:
+                claim = await self._builds.claim(agent_id=self.agent_id, lease=self._config.lease)
+            except RegistryError as error:
+                log.warning("no look at the queue: %s", error)
+                return
+            if claim is None:
+                return
+            attempt = _Attempt(claim, asyncio.get_running_loop().time() + self._config.lease * LEASE_MARGIN)
+            self._running[claim.job.id] = attempt
+            attempt.task = group.create_task(self._attempt(attempt))
+
+    async def _patience(self) -> float:
+        """How long to sleep: until a job that was put off is due, at most the polling interval."""
+        try:
+            due = await self._builds.next_due()
+        except RegistryError:
+            due = None
+        return max(0.01, min(self._config.poll, self._config.poll if due is None else due))
+
+    async def _attempt(self, attempt: _Attempt) -> None:
+        """One attempt at one job, whatever happens."""
+        job = attempt.claim.job
+        keeper = asyncio.create_task(self._keep(attempt))
+        try:
+            await self._carry_out(attempt)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("job %s: attempt %d broke off", job.uuid, job.attempt)
+        finally:
+            keeper.cancel()
+            self._running.pop(job.id, None)
+            self._wake.set()
+
+    async def _carry_out(self, attempt: _Attempt) -> None:
+        claim, job = attempt.claim, attempt.claim.job
+        if not await self._builds.start(job):
+            return
+        started = time.monotonic()
+        log.info("job %s: %s %s, attempt %d", job.uuid, job.kind.name.lower(), job.image_name, job.attempt)
+        attempt.work = asyncio.ensure_future(self._execute(claim))
+        if attempt.stopped:
+            attempt.work.cancel()
+        try:
+            report = await attempt.work
+        except PassingFaultError as fault:
+            await self._put_back(job, delay=_delay(job.faults), fault=True, progress=str(fault))
+        except asyncio.CancelledError:
+            await self._end_stopped(attempt)
+        except Exception as error:
+            log.exception("job %s failed unforeseen", job.uuid)
+            text = f"unforeseen: {type(error).__name__}"
+            await self._put_back(job, delay=_delay(job.faults), fault=True, progress=text)
+        else:
+            await self._finish(job, report)
+            log.info("job %s: %s after %.1f s", job.uuid, report.outcome.value, time.monotonic() - started)
+
+    async def _end_stopped(self, attempt: _Attempt) -> None:
+        job = attempt.claim.job
+        log.info("job %s: stopped, %s", job.uuid, (attempt.stopped or _Stop.DRAINED).value)
+        if attempt.stopped is _Stop.CANCELLED:
+            await self._finish(job, BuildReport(Outcome.CANCELLED, TerminationReason.COMPLETED, "cancelled"))
+        elif attempt.stopped is not _Stop.LOST:
+            await self._put_back(job, delay=0, fault=False, progress=_Stop.DRAINED.value)
+
+    async def _finish(self, job: StoredJob, report: BuildReport) -> None:
+        if job.kind is JobKind.BUILD:
+            written = await self._insist(lambda: self._builds.finish(job, report))
+        else:
+            written = await self._insist(lambda: self._builds.finish_cleanup(job))
+        if not written:
+            log.warning("job %s: attempt %d no longer owned it, its result was dropped", job.uuid, job.attempt)
+
+    async def _put_back(self, job: StoredJob, *, delay: float, fault: bool, progress: str) -> None:
+        if fault:
+            log.warning("job %s: attempt %d failed, again in %.0f s: %s", job.uuid, job.attempt, delay, progress)
+        await self._insist(lambda: self._builds.put_back(job, delay=delay, fault=fault, progress=progress))
+
+    async def _insist(self, write: Callable[[], Awaitable[T]]) -> T:
+        """A write that must not be lost to a short absence of the database; fencing makes repeating it safe."""
+        last_try = time.monotonic() + max(self._config.lease, 10.0)
+        while True:
+            try:
+                return await write()
+            except RegistryError:
+                if time.monotonic() > last_try:
+                    raise
+                await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311
+
+    async def _keep(self, attempt: _Attempt) -> None:
+        """Renew the lease while the attempt is under way; stop the attempt when it is cancelled or lost."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(self._config.lease / 3, max(0.0, attempt.sure_until - loop.time())))
+            asked_at = loop.time()
+            try:
+                cancel = await self._builds.renew(attempt.claim.job, self._config.lease)
+            except RegistryError:
+                if loop.time() >= attempt.sure_until:
+                    attempt.stop(_Stop.LOST)
+                    return
+                await asyncio.sleep(0.2)
+                continue
+            if cancel is None:
+                attempt.stop(_Stop.LOST)
+                return
+            attempt.sure_until = asked_at + self._config.lease * LEASE_MARGIN
+            if cancel:
+                attempt.stop(_Stop.CANCELLED)
+
+    async def _listen(self) -> None:
+        """Wake up at once when something may be claimable or is to be cancelled; polling is the net below."""
+        while True:
+            try:
+                async with self._db.listen(CHANNEL) as notices:
+                    self._wake.set()
+                    async for notice in notices:
+                        self._on_notice(notice)
+            except (psycopg.Error, OSError) as error:
+                log.warning("no notifications for now, polling: %s", str(error).splitlines()[0])
+            await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
+
+    def _on_notice(self, notice: str) -> None:
+        kind, _, job_id = notice.partition(":")
+        if kind == "cancel" and (attempt := self._running.get(int(job_id))):
+            attempt.stop(_Stop.CANCELLED)
+        self._wake.set()
+
+    async def _reconcile(self) -> None:
+        """Free the jobs of workers that fell silent."""
+        while True:
+            try:
+                if lost := await self._builds.reconcile():
+                    log.warning("%d jobs of silent workers are free again", lost)
+                    self._wake.set()
+            except RegistryError as error:
+                log.warning("no look at the leases: %s", error)
+            await asyncio.sleep(self._config.lease / 3)
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._wake.set()
+
+    async def _drain(self) -> None:
+        tasks = [attempt.task for attempt in self._running.values() if attempt.task]
+        if not tasks:
+            return
+        log.info("draining: %d jobs have %.0f s", len(tasks), self._config.drain)
+        _, pending = await asyncio.wait(tasks, timeout=self._config.drain)
+        for attempt in list(self._running.values()):
+            attempt.stop(_Stop.DRAINED)
+        if pending:
+            await asyncio.wait(pending)
+
+
+class _Attempt:
+    """One attempt under way on this worker."""
+
+    def __init__(self, claim: Claim, sure_until: float) -> None:
+        self.claim = claim
+        self.sure_until = sure_until  # event loop time until which nobody else can have the job
+        self.task: asyncio.Task[None] | None = None
+        self.work: asyncio.Future[BuildReport] | None = None
+        self.stopped: _Stop | None = None
+
+    def stop(self, why: _Stop) -> None:
+        """Stop the work; the first reason counts."""
+        if self.stopped is None:
+            self.stopped = why
+            if self.work is not None:
+                self.work.cancel()
+
+
+def _delay(faults: int) -> float:
+    """Growing waits with some spread: about 2, 4, 8 … 300 seconds."""
+    return float(min(2.0 ** (faults + 1), LONGEST_DELAY) * random.uniform(0.8, 1.2))  # noqa: S311
