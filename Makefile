@@ -82,3 +82,46 @@ proto-lint: third_party/googleapis ## lint, format and backward compatibility of
 proto-baseline: third_party/googleapis ## make protos/ the published contract; refused if they break the last one
 	@test ! -e $(BASELINE) || $(BIN)/buf breaking protos --against $(BASELINE)
 	@$(BIN)/buf build protos --exclude-source-info -o $(BASELINE)
+
+# --- the product, its tests and its lints ----------------------------------------------------------------------
+
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: system-tools test-unit coverage layers run
+system-tools: ## install what builds a Debian base image (mmdebstrap), if this is root on Debian
+	@command -v mmdebstrap > /dev/null || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	        echo "installing mmdebstrap"; apt-get update -q > /dev/null && \
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -q mmdebstrap > /dev/null; \
+	    else echo "mmdebstrap is not installed; without it no base image can be made here (Debian: apt-get install mmdebstrap)"; fi; }
+
+run: install system-tools ## the whole product on this machine, with one example image built; stays up until Ctrl-C
+	@$(BIN)/image-registry up --example
+
+test: install system-tools ## every test
+	@$(PYTEST) -n 2 --dist loadgroup
+
+test-unit: install ## the tests that need no process, database or network
+	@$(PYTEST) tests/unit
+
+coverage: install ## branch coverage of the layers that hold the rules
+	@$(PYTEST) tests/unit tests/integration/service tests/integration/storage --cov=image_registry.api \
+	    --cov=image_registry.registry --cov=image_registry.storage --cov-branch --cov-report=term-missing
+
+.PHONY: format-check
+lint: format-check typecheck layers proto-lint generate-check ## every check that isn't a test
+
+format-check: install
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . || { echo "Run make format, then mend what ruff still names."; exit 1; }
+
+format: install ## put the code into its one form
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+typecheck: install ## strict types
+	@$(BIN)/mypy -p image_registry
+
+layers: install ## imports point one way
+	@$(BIN)/lint-imports --no-logo
+
+wheel: install ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation > /dev/null && ls dist/*.whl
