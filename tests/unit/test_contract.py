@@ -27,6 +27,7 @@ from google.protobuf.message import Message
 from ri.api.imageregistry import (
     image_registry_pb2,
     image_registry_pb2_grpc,
+    job_logs_pb2_grpc,
     job_status_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -171,6 +172,11 @@ MESSAGES = """
     rime.CancelJobRequest
         1 string job_id
     rime.CancelJobResponse
+    rime.ReadJobLogsRequest
+        1 string job_id
+        2 bool follow
+        3 int64 expires
+        4 string signature
 """
 
 # number and name
@@ -247,6 +253,8 @@ RPCS = """
         ListJobs rime.ListJobsRequest rime.ListJobsResponse | GET /v1/jobs
         GetJob rime.GetJobRequest rime.GetJobResponse | GET /v1/jobs/{job_id}
         CancelJob rime.CancelJobRequest rime.CancelJobResponse | POST /v1/jobs/cancel/{job_id}
+    rime.JobLogs
+        ReadJobLogs rime.ReadJobLogsRequest google.api.HttpBody stream | GET /v1/jobs/{job_id}/logs
 """
 
 REQUIRED = """
@@ -264,6 +272,8 @@ REQUIRED = """
     rime.GetJobRequest
         job_id
     rime.CancelJobRequest
+        job_id
+    rime.ReadJobLogsRequest
         job_id
 """
 
@@ -313,12 +323,12 @@ def rule_text(rule: http_pb2.HttpRule) -> str:
 
 def rpc_line(method: MethodDescriptorProto) -> str:
     assert not method.client_streaming
-    assert not method.server_streaming
     bindings: list[http_pb2.HttpRule] = []
     if method.options.HasExtension(annotations_pb2.http):
         first = method.options.Extensions[annotations_pb2.http]
         bindings = [first, *first.additional_bindings]
-    parts = [f"{method.name} {method.input_type.lstrip('.')} {method.output_type.lstrip('.')}"]
+    stream = " stream" if method.server_streaming else ""
+    parts = [f"{method.name} {method.input_type.lstrip('.')} {method.output_type.lstrip('.')}{stream}"]
     return " | ".join([*parts, *map(rule_text, bindings)])
 
 
@@ -467,7 +477,11 @@ def test_the_generated_modules_are_of_the_same_protos(ours: list[FileDescriptorP
 
 
 def test_the_services_can_be_served_and_called() -> None:
-    for module, service in ((image_registry_pb2_grpc, "ImageRegistry"), (jobs_pb2_grpc, "JobReader")):
+    for module, service in (
+        (image_registry_pb2_grpc, "ImageRegistry"),
+        (jobs_pb2_grpc, "JobReader"),
+        (job_logs_pb2_grpc, "JobLogs"),
+    ):
         assert {f"{service}Stub", f"{service}Servicer", f"add_{service}Servicer_to_server"} <= set(vars(module))
 
 
