@@ -12,12 +12,14 @@ import psycopg
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from ri.api.imageregistry import image_registry_pb2, jobs_pb2
+from ri.api.imageregistry import image_registry_pb2, job_logs_pb2, jobs_pb2
 from ri.api.imageregistry.image_registry_pb2_grpc import add_ImageRegistryServicer_to_server
+from ri.api.imageregistry.job_logs_pb2_grpc import add_JobLogsServicer_to_server
 from ri.api.imageregistry.jobs_pb2_grpc import add_JobReaderServicer_to_server
 
 from image_registry.api.images import ImageRegistry
 from image_registry.api.interceptors import ErrorInterceptor
+from image_registry.api.job_logs import JobLogsService, LogLinks
 from image_registry.api.jobs import JobReader
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
@@ -26,6 +28,7 @@ from image_registry.host import StartError
 from image_registry.models import PipRequirement
 from image_registry.registry.builds import Builds
 from image_registry.registry.images import Images
+from image_registry.registry.job_logs import JobLogs
 from image_registry.registry.jobs import Jobs
 from image_registry.registry.platform import Platform, PlatformConfig
 from image_registry.settings import Settings, split_requirement
@@ -39,7 +42,7 @@ LARGEST_RESPONSE = 64 << 20  # bytes of one response message; the gateway allows
 HEALTH_INTERVAL = 1.0  # seconds between two looks at the database
 SERVICES = tuple(
     descriptor.full_name
-    for module in (image_registry_pb2, jobs_pb2)
+    for module in (image_registry_pb2, jobs_pb2, job_logs_pb2)
     for descriptor in module.DESCRIPTOR.services_by_name.values()
 )
 
@@ -150,7 +153,10 @@ async def _assemble(settings: Settings, db: Database, address: str) -> Server:
         echo_last_token=settings.legacy_page_echo,
     )
     add_ImageRegistryServicer_to_server(registry, server)
-    add_JobReaderServicer_to_server(JobReader(jobs, tokens=PageTokens(secret, "jobs")), server)
+    public_url = settings.public_url or f"http://{settings.http_address}"
+    links = LogLinks(secret, public_url=public_url, retention=settings.log_retention)
+    add_JobReaderServicer_to_server(JobReader(jobs, tokens=PageTokens(secret, "jobs"), links=links), server)
+    add_JobLogsServicer_to_server(JobLogsService(JobLogs(db, settings.log_retention), links), server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

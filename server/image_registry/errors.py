@@ -51,6 +51,16 @@ class Reason(Enum):
     )
     IMAGE_NOT_FOUND = _Entry(Kind.NOT_FOUND, "No image has this name.", "List the images and use a name from there.")
     JOB_NOT_FOUND = _Entry(Kind.NOT_FOUND, "No job has this id.", "List the jobs and use an id from there.")
+    JOB_LOG_NOT_FOUND = _Entry(
+        Kind.NOT_FOUND,
+        "The job has no log: it wrote none yet, or its log has expired.",
+        "Look at the job itself: its status says whether a log is still to come.",
+    )
+    INVALID_SIGNATURE = _Entry(
+        Kind.PERMISSION_DENIED,
+        "The signed address of a log is damaged, or no longer valid.",
+        "Read the job again: its `archived_job_logs.url` is newly signed.",
+    )
     IMAGE_ALREADY_EXISTS = _Entry(
         Kind.ALREADY_EXISTS,
         "Another image has this name.",

@@ -183,6 +183,7 @@ class StoredJob:
     finished_at: datetime | None
     agent_id: UUID | None
     running_seconds: float
+    has_log: bool
 
 
 @dataclass(frozen=True, slots=True)

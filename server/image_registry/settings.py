@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     poll: float = Field(5.0, gt=0, description="longest sleep between two looks at the queue")
     build_timeout: float = Field(1800.0, gt=0, description="longest time of one build")
     build_memory: int = Field(4 << 30, ge=64 << 20, description="memory of one build, bytes")
+    log_retention: float = Field(30 * 86400.0, gt=0, description="how long the log of an ended build can be read")
+    public_url: str = Field("", description="address of the gateway in links; empty: http:// and `http_address`")
     log_format: str = Field("console", pattern="^(console|json)$", description="`console` or `json`")
 
     @field_validator("platform_requirements", mode="before")

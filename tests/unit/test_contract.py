@@ -27,6 +27,7 @@ from google.protobuf.message import Message
 from ri.api.imageregistry import (
     image_registry_pb2,
     image_registry_pb2_grpc,
+    job_logs_pb2,
     job_logs_pb2_grpc,
     job_status_pb2,
     jobs_pb2,
@@ -400,6 +401,7 @@ def ours(descriptor_set: FileDescriptorSet) -> list[FileDescriptorProto]:
 
 def test_the_files_and_their_packages(ours: list[FileDescriptorProto]) -> None:
     assert {file.name: file.package for file in ours} == {
+        f"{FOLDER}/job_logs.proto": "rime",
         f"{FOLDER}/image_registry.proto": "rime",
         f"{FOLDER}/jobs.proto": "rime",
         f"{FOLDER}/job_status.proto": "rime.statedb",
@@ -465,7 +467,7 @@ def test_every_element_has_a_comment(ours: list[FileDescriptorProto]) -> None:
 def test_the_generated_modules_are_of_the_same_protos(ours: list[FileDescriptorProto]) -> None:
     compiled = {
         module.DESCRIPTOR.name: FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-        for module in (image_registry_pb2, job_status_pb2, jobs_pb2)
+        for module in (image_registry_pb2, job_logs_pb2, job_status_pb2, jobs_pb2)
     }
     for file in ours:
         plain = FileDescriptorProto.FromString(file.SerializeToString())

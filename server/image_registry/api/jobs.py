@@ -10,10 +10,11 @@ from ri.api.imageregistry import jobs_pb2 as pb
 from ri.api.imageregistry.jobs_pb2_grpc import JobReaderServicer
 
 from image_registry.api import validation
+from image_registry.api.job_logs import LogLinks
 from image_registry.api.tokens import PageTokens
 from image_registry.codec import fill_job
 from image_registry.errors import Fault, invalid
-from image_registry.models import JobStatus, JobType
+from image_registry.models import JobStatus, JobType, StoredJob
 from image_registry.registry.jobs import Jobs
 
 _Context = aio.ServicerContext[Any, Any]
@@ -34,15 +35,16 @@ class _Query:
 class JobReader(JobReaderServicer):
     """The service. Jobs outlive their images; repository removals are not shown."""
 
-    def __init__(self, jobs: Jobs, *, tokens: PageTokens) -> None:
+    def __init__(self, jobs: Jobs, *, tokens: PageTokens, links: LogLinks) -> None:
         self._jobs = jobs
         self._tokens = tokens
+        self._links = links
 
     async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:
         """One job."""
         job = await self._jobs.get(validation.job_id(request.job_id))
         response = pb.GetJobResponse()
-        fill_job(response.job, job, full=request.view == pb.JOB_VIEW_FULL)
+        self._fill(response.job, job, request.view)
         return response
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: _Context) -> pb.ListJobsResponse:
@@ -56,7 +58,7 @@ class JobReader(JobReaderServicer):
             before=before, size=size, statuses=query.statuses, image_name=query.image_name
         )
         for job in found:
-            fill_job(response.jobs.add(), job, full=request.view == pb.JOB_VIEW_FULL)
+            self._fill(response.jobs.add(), job, request.view)
         response.has_more = more
         if more:
             kept = [list(query.statuses), list(query.types), query.image_name]
@@ -67,6 +69,10 @@ class JobReader(JobReaderServicer):
         """Stop a job."""
         await self._jobs.cancel(validation.job_id(request.job_id))
         return pb.CancelJobResponse()
+
+    def _fill(self, message: pb.JobMetadata, job: StoredJob, view: pb.JobView.ValueType) -> None:
+        fill_job(message, job, full=view == pb.JOB_VIEW_FULL)
+        self._links.fill(message, job)
 
     def _position(self, request: pb.ListJobsRequest) -> tuple[int | None, _Query]:
         if request.page_token:

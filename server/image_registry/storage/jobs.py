@@ -183,4 +183,5 @@ def to_job(row: DictRow) -> StoredJob:
         finished_at=row["finished_at"],
         agent_id=row["agent_id"],
         running_seconds=row["running_seconds"] or 0.0,
+        has_log=row["log_parts"] > 0,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
@@ -32,7 +31,8 @@ from image_registry.models import (
     StoredJob,
     TerminationReason,
 )
-from image_registry.registry.builds import Claim, base_is_usable
+from image_registry.registry.builds import Builds, Claim, base_is_usable
+from image_registry.registry.job_logs import JobLogs
 from image_registry.requirements import pip_requirement
 from image_registry.worker.loop import PassingFaultError
 from image_registry.worker.progress import Progress
@@ -53,21 +53,22 @@ class BuilderConfig:
 
 
 class Executor:
-    """Carries out claims; `show` publishes a line about a job under way."""
+    """Carries out claims; progress and log are published through `builds` and `logs`."""
 
-    def __init__(self, config: BuilderConfig, show: Callable[[StoredJob, str], Awaitable[None]]) -> None:
+    def __init__(self, config: BuilderConfig, builds: Builds, logs: JobLogs) -> None:
         self._config = config
-        self._show = show
+        self._builds = builds
+        self._logs = logs
 
     async def __call__(self, claim: Claim) -> BuildReport:
-        """Do the work. Raises PassingFaultError when another attempt may succeed; cancelled, it leaves nothing running."""
+        """Do the work. Raises PassingFaultError for another attempt; leaves nothing running when cancelled."""
         if claim.job.kind is JobKind.DELETE_REPOSITORY:
             return await self._delete(claim.job)
         if claim.definition is None:
             raise ValueError(f"build job {claim.job.uuid} has no definition")
         if refusal := _refusal(claim.definition, claim.base):
             return BuildReport(Outcome.FAILED, *refusal)
-        progress = Progress(claim.job, self._show)
+        progress = Progress(self._builds, self._logs, claim.job)
         try:
             result = await run_build(self._plan(claim, claim.definition), progress.on_event)
         except BuildFailed as failure:

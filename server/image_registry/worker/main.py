@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from image_registry.builds.plan import Limits, PackageIndex
+from image_registry.errors import RegistryError
 from image_registry.registry.builds import Builds
+from image_registry.registry.job_logs import JobLogs
 from image_registry.settings import Settings
 from image_registry.storage import images
 from image_registry.storage.database import Database
 from image_registry.worker.execution import BuilderConfig, Executor
 from image_registry.worker.loop import Worker, WorkerConfig
+
+EXPIRY_INTERVAL = 600.0  # seconds between two looks for logs that are over their time
 
 
 async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
@@ -26,7 +31,8 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
         index=_index(settings),
         limits=Limits(seconds=settings.build_timeout, memory_bytes=settings.build_memory),
     )
-    executor = Executor(config, Builds(db).set_progress)
+    logs = JobLogs(db, settings.log_retention)
+    executor = Executor(config, Builds(db), logs)
     worker = Worker(
         db,
         executor,
@@ -38,7 +44,19 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
         ),
     )
     ready(str(worker.agent_id))
-    await worker.run(stop)
+    expiry = asyncio.create_task(_expire_logs(logs))
+    try:
+        await worker.run(stop)
+    finally:
+        expiry.cancel()
+
+
+async def _expire_logs(logs: JobLogs) -> None:
+    while True:
+        with suppress(RegistryError):
+            while await logs.expire():
+                pass
+        await asyncio.sleep(EXPIRY_INTERVAL)
 
 
 def _index(settings: Settings) -> PackageIndex:

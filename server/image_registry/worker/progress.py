@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 
 from image_registry.builds.runner import BuildEvent, LogLine, StageDone, StageStarted
 from image_registry.errors import RegistryError
 from image_registry.models import StoredJob
+from image_registry.registry.builds import Builds
+from image_registry.registry.job_logs import JobLogs
 
 log = logging.getLogger(__name__)
 
+PAUSE = 0.2  # seconds between two publications
+
 
 class Progress:
-    """Follows one build. Lines are published one after the other, the newest replaces those that wait."""
+    """Follows one build: stages go to the job's progress line, stages and log lines to its log.
 
-    def __init__(self, job: StoredJob, show: Callable[[StoredJob, str], Awaitable[None]]) -> None:
+    Both are published at most every PAUSE seconds; of progress lines only the newest.
+    """
+
+    def __init__(self, builds: Builds, logs: JobLogs, job: StoredJob) -> None:
+        self._builds = builds
+        self._logs = logs
         self._job = job
-        self._show = show
         self._done: list[str] = []
         self._stage = ""
+        self._unsaid: list[str] = []
         self._news = asyncio.Event()
         self._publisher = asyncio.create_task(self._publish())
 
@@ -29,28 +39,42 @@ class Progress:
         match event:
             case StageStarted(stage):
                 self._stage = stage.value
-                self._news.set()
             case StageDone(stage, seconds):
                 self._done.append(f"{stage.value} {seconds:.1f} s")
-                log.info("job %s: %s took %.2f s", self._job.uuid, stage.value, seconds)
+                self._write(f"{stage.value}: done in {seconds:.2f} s")
             case LogLine(line):
-                log.info("job %s: %s", self._job.uuid, line)
+                self._write(line)
+        self._news.set()
 
     def failed(self, cause: str) -> str:
         """The last line of a failed build: how far it came, and why it failed."""
         where = f"failed in {self._stage}" if self._stage else "failed"
+        self._write(f"{where}: {cause}")
         return " · ".join([*self._done, f"{where}: {cause}"])
 
     async def close(self) -> None:
-        """Publish nothing more."""
+        """Publish the rest of the log, and nothing more."""
         self._publisher.cancel()
         await asyncio.wait([self._publisher])
+        with suppress(RegistryError):
+            await self._flush()
+
+    def _write(self, line: str) -> None:
+        stamp = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
+        self._unsaid.append(f"{stamp} {line}\n".replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
     async def _publish(self) -> None:
         while True:
             await self._news.wait()
             self._news.clear()
             try:
-                await self._show(self._job, " · ".join([*self._done, f"{self._stage} …"]))
+                await self._builds.set_progress(self._job, " · ".join([*self._done, f"{self._stage} …"]))
+                await self._flush()
             except RegistryError as error:
                 log.debug("progress not shown: %s", error)
+            await asyncio.sleep(PAUSE)
+
+    async def _flush(self) -> None:
+        lines, self._unsaid = self._unsaid, []
+        if lines:
+            await self._logs.append(self._job, "".join(lines))
