@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     http_address: str = Field("127.0.0.1:8080", description="where the gateway (REST) listens")
     insecure: bool = Field(False, description="allow listening beyond loopback although callers aren't checked")
 
-    platform_tag: str = Field("local", description="version of the platform's wheels; recorded with every build")
+    platform_tag: str = Field(
+        "local", pattern=r"^\w[\w.-]{0,127}$", description="version of the platform's wheels; recorded with every build"
+    )
     platform_requirements: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="pip requirements that every system image holds, with commas"
     )
@@ -175,3 +177,42 @@ def _sentence(problem: Any) -> str:
     where = PREFIX + str(problem["loc"][0]).upper() if problem["loc"] else "configuration"
     text = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {text[0].lower()}{text[1:]}"
+
+
+def configuration_page() -> str:
+    """All settings as the Markdown page `docs/reference/configuration.md`."""
+    rows = "\n".join(
+        f"| `{PREFIX}{name.upper()}` | {field.description} | {_shown_default(field.default)} |"
+        for name, field in Settings.model_fields.items()
+    )
+    return f"""# Configuration
+
+<!-- Written by `make generate` from server/image_registry/settings.py; edit that. -->
+
+Every setting is an environment variable. Durations are in seconds, sizes in bytes. Several commands have options for
+the commonest ones; an option wins over its variable. All faults of a configuration are reported at once.
+
+| variable | meaning | default |
+| --- | --- | --- |
+{rows}
+"""
+
+
+def _shown_default(value: Any) -> str:
+    match value:
+        case dict():
+            return f"the official slim images of {', '.join(value)}"
+        case None | "" | ():
+            return "empty"
+        case Path():
+            return "the user's data folder (`~/.local/share/image-registry`)"
+        case PackageType():
+            return f"`{value.name}`"
+        case float():
+            return f"`{value:.10g}`"
+        case _:
+            return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    print(configuration_page(), end="")  # noqa: T201

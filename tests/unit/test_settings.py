@@ -1,0 +1,99 @@
+"""Configuration: what is read, what is refused and how, and that the page tells the same."""
+
+from pathlib import Path
+
+import pytest
+
+from image_registry.models import PackageType
+from image_registry.settings import OFFICIAL_BASES, SettingsError, configuration_page, load, split_requirement
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os  # noqa: PLC0415
+
+    for name in list(os.environ):
+        if name.startswith("IMAGE_REGISTRY_"):
+            monkeypatch.delenv(name)
+
+
+def test_the_defaults() -> None:
+    settings = load()
+    assert settings.base_images == OFFICIAL_BASES
+    assert settings.python_versions == ("3.9", "3.10", "3.11", "3.12", "3.13")
+    assert settings.chosen_python == "3.13"
+    assert settings.repository_root.startswith("oci:/")
+    assert settings.repository_root.endswith("/images/managed")
+
+
+def test_the_environment_is_read_and_overrides_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_REGISTRY_BASE_IMAGES", "3.9=a, 3.12=b:1")
+    monkeypatch.setenv("IMAGE_REGISTRY_PLATFORM_REQUIREMENTS", "numpy>=1,<2, uvicorn[standard,http] ,pandas")
+    monkeypatch.setenv("IMAGE_REGISTRY_BASE_PACKAGES", "rockylinux")
+    monkeypatch.setenv("IMAGE_REGISTRY_REPOSITORY", "oci:/srv/")
+    settings = load(grpc_address="[::1]:1", http_address=None)
+    assert settings.base_images == {"3.9": "a", "3.12": "b:1"}
+    assert settings.platform_requirements == ("numpy>=1,<2", "uvicorn[standard,http]", "pandas")
+    assert settings.base_packages is PackageType.ROCKYLINUX
+    assert settings.repository_root == "oci:/srv/managed"
+    assert settings.grpc_address == "[::1]:1"
+    assert settings.http_address == "127.0.0.1:8080"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("BASE_IMAGES", "3.11", "'3.11' must be written as X.Y=image"),
+        ("BASE_IMAGES", "2.7=x", "'2.7' must be a Python version X.Y"),
+        ("BASE_IMAGES", ",", "at least one Python version"),
+        ("BASE_PACKAGES", "brew", "must be APT or ROCKYLINUX"),
+        ("REPOSITORY", "/srv", "must be oci: and an absolute folder"),
+        ("REPOSITORY_PREFIX", "../up", "must be lower-case path parts"),
+        ("PLATFORM_REQUIREMENTS", "-e .", "must be a distribution name"),
+        ("PLATFORM_TAG", "a/b", "match pattern"),
+        ("POOL_SIZE", "0", "greater than or equal to 1"),
+        ("LOG_FORMAT", "xml", "match pattern"),
+        ("DEFAULT_PYTHON", "2.7", "is not among 3.9, 3.10"),
+    ],
+)
+def test_a_fault_names_its_variable_and_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"IMAGE_REGISTRY_{variable}", value)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert says in str(caught.value)
+    assert variable.lower() in str(caught.value).lower()
+
+
+def test_all_faults_are_told_at_once_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_REGISTRY_POOL_SIZE", "many")
+    monkeypatch.setenv("IMAGE_REGISTRY_LEASE", "-1")
+    monkeypatch.setenv("IMAGE_REGISTRY_DATABASE_URL", "postgresql://u:hunter2@h/d")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert len(str(caught.value).splitlines()) == 2
+    assert "hunter2" not in str(caught.value)
+    monkeypatch.delenv("IMAGE_REGISTRY_POOL_SIZE")
+    monkeypatch.delenv("IMAGE_REGISTRY_LEASE")
+    assert "hunter2" not in repr(load())
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("numpy", ("numpy", "")),
+        (" numpy >= 1 , <2 ", ("numpy", ">= 1 , <2")),
+        ("uvicorn[standard]==1", ("uvicorn[standard]", "==1")),
+        ("a [b,c] ~=1.0", ("a [b,c]", "~=1.0")),
+    ],
+)
+def test_a_requirement_is_parted_into_name_and_specifier(text: str, parts: tuple[str, str]) -> None:
+    assert split_requirement(text) == parts
+
+
+def test_the_page_is_current() -> None:
+    page = (REPOSITORY / "docs/reference/configuration.md").read_text()
+    assert page == configuration_page(), "run make generate"
