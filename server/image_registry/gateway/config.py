@@ -64,7 +64,6 @@ class GatewayOptions:
     listen: Address
     upstreams: tuple[Address, ...]
     descriptor_set: Path = field(default_factory=descriptor_set_path)
-    services: tuple[str, ...] = ("rime.ImageRegistry", "rime.JobReader")
     admin: Address | Path | None = None
     tls: ListenerTls | None = None
     upstream_tls: UpstreamTls | None = None
@@ -137,7 +136,7 @@ LOCAL_REPLIES = (
 def render(options: GatewayOptions) -> str:
     """Return Envoy's configuration (YAML) for `options`.
 
-    Raises ValueError when the descriptor set lacks a service, and OSError when it can't be read.
+    The paths are those of the installed descriptor set; `options.descriptor_set` is where Envoy will find it.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("image_registry.gateway", "."),
@@ -151,7 +150,7 @@ def render(options: GatewayOptions) -> str:
     environment.filters["address"] = _envoy_address
     return environment.get_template("envoy.yaml.j2").render(
         o=options,
-        interface=read_interface(descriptor_set_path(), options.services),
+        interface=read_interface(descriptor_set_path()),
         well_formed=WELL_FORMED,
         disguised=DISGUISED,
         standard_services=STANDARD_SERVICES,

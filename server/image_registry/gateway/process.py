@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,7 +42,7 @@ class Gateway:
             _make_private(self._folder)
             config.touch(mode=0o600)
             config.write_text(text)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise StartError(f"the gateway can't be configured: {error}") from error
         command = Command(
             argv=[
@@ -124,26 +123,28 @@ class Gateway:
                 await writer.wait_closed()
 
 
-async def run_gateway(gateway: Gateway, on_ready: Callable[[], None]) -> None:
-    """Run `gateway` until SIGTERM or SIGINT; call `on_ready` once it accepts connections.
+async def run_gateway(
+    options: GatewayOptions, *, stop: asyncio.Event, ready: Callable[[], None], run_dir: Path | None = None
+) -> None:
+    """Run Envoy until `stop` is set; call `ready` once it accepts connections.
 
-    Raises StartError when it can't start, and when Envoy ends by itself.
+    Raises StartError when it can't start, and when it ends by itself.
     """
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+    gateway = Gateway(options, run_dir=run_dir)
     await gateway.start()
-    on_ready()
-    waiting = {asyncio.ensure_future(asked.wait()), asyncio.ensure_future(gateway.wait())}
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-    if not asked.is_set():
-        code = await gateway.wait()
-        await gateway.stop()
-        raise StartError(f"Envoy {describe_exit(code)}")
+    ready()
+    waiting = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(gateway.wait())]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        await gateway.kill()
+        raise
+    finally:
+        for task in waiting:
+            task.cancel()
     await gateway.stop()
+    if not stop.is_set():
+        raise StartError(f"Envoy {describe_exit(await gateway.wait())}")
 
 
 def _find_envoy() -> Path:

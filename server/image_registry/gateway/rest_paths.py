@@ -1,4 +1,4 @@
-"""The REST paths and gRPC methods of a descriptor set, in the form that Envoy's routes need.
+"""The services and REST paths of a descriptor set, in the form that Envoy's routes need.
 
 Path templates are those of `google.api.http` (https://github.com/googleapis/googleapis, google/api/http.proto).
 """
@@ -32,40 +32,24 @@ class RestPath:
 
 
 @dataclass(frozen=True)
-class GrpcMethod:
-    """A method as its HTTP/2 path, such as `/rime.ImageRegistry/GetImage`."""
-
-    path: str
-    streaming: bool
-
-
-@dataclass(frozen=True)
 class Interface:
-    """What the gateway serves; paths come most specific first."""
+    """What the gateway serves: services by full name, and their REST paths, most specific first."""
 
+    services: tuple[str, ...]
     paths: tuple[RestPath, ...]
-    methods: tuple[GrpcMethod, ...]
 
 
-def read_interface(descriptor_set: Path, services: Sequence[str]) -> Interface:
-    """Read the named services (with package) from a serialised FileDescriptorSet.
-
-    Raises ValueError when a service is not in it.
-    """
+def read_interface(descriptor_set: Path) -> Interface:
+    """Read all services of a serialised FileDescriptorSet."""
     files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set.read_bytes())
-    found = {f"{file.package}.{service.name}": service for file in files.file for service in file.service}
-    if missing := sorted(set(services) - set(found)):
-        raise ValueError(f"{descriptor_set} does not describe {', '.join(missing)}")
-    methods = [(name, method) for name in services for method in found[name].method]
+    services = [(f"{file.package}.{service.name}", service) for file in files.file for service in file.service]
     rules = [
         (verb, template, method.server_streaming)
-        for _, method in methods
+        for _, service in services
+        for method in service.method
         for verb, template in _bindings(method.options.Extensions[annotations_pb2.http])
     ]
-    return Interface(
-        paths=_paths(rules),
-        methods=tuple(GrpcMethod(f"/{name}/{m.name}", m.server_streaming or m.client_streaming) for name, m in methods),
-    )
+    return Interface(services=tuple(sorted(name for name, _ in services)), paths=_paths(rules))
 
 
 def _bindings(rule: http_pb2.HttpRule) -> Iterator[tuple[str, str]]:

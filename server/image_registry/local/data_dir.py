@@ -62,8 +62,8 @@ class DataDir:
         return self
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process alone.
+    def lock(self) -> Iterator[bool]:
+        """Hold the folder for this process alone; yields whether the last holder was killed rather than stopped.
 
         The kernel drops the lock with the process, however it ends. Raises StartError that names the
         process which holds the folder already.
@@ -74,17 +74,20 @@ class DataDir:
         except OSError as error:
             raise StartError(f"{lock_path} can't be opened: {error.strerror}") from error
         try:
+            holder = os.read(descriptor, 20).decode(errors="replace").strip()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
                 raise StartError(
-                    f"{self.path} is in use by another `image-registry up` (process {holder}): "
+                    f"{self.path} is in use by another `image-registry up` (process {holder or 'unknown'}): "
                     "stop it, or choose another folder with --data-dir"
                 ) from None
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            yield
+            try:
+                yield bool(holder)
+            finally:
+                os.truncate(descriptor, 0)
         finally:
             os.close(descriptor)
 
