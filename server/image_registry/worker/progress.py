@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from image_registry.builds.runner import BuildEvent, LogLine, StageDone, StageStarted
+from image_registry.builds.runner import BuildEvent, LogLine, StageBegan, StageDone
 from image_registry.errors import RegistryError
 from image_registry.models import StoredJob
 from image_registry.registry.builds import Builds
@@ -37,7 +37,7 @@ class Progress:
     def on_event(self, event: BuildEvent) -> None:
         """Take note of what the build says."""
         match event:
-            case StageStarted(stage):
+            case StageBegan(stage):
                 self._stage = stage.value
             case StageDone(stage, seconds):
                 self._done.append(f"{stage.value} {seconds:.1f} s")

@@ -1,0 +1,67 @@
+"""What several commands share: the database they use, addresses they may listen on, how they are stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import click
+import uvloop
+
+from image_registry.host import StartError
+from image_registry.host.addresses import Address, check_free, parse_address
+from image_registry.local.postgres import find_running
+from image_registry.settings import Settings
+
+
+def database_url(settings: Settings) -> str:
+    """The configured database, or the one that `up` runs in the data dir. Raises StartError if there is neither."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    if dsn := find_running(settings.data_dir):
+        return dsn
+    raise StartError(f"no database: set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up` on {settings.data_dir}")
+
+
+def guarded_address(settings: Settings, text: str, option: str) -> Address:
+    """The address, if it is free and may be listened on: without checked callers that is loopback only."""
+    address = parse_address(text)
+    if not address.is_loopback and not settings.insecure:
+        raise StartError(
+            f"{address} can be reached from other machines and callers aren't checked: "
+            f"choose a loopback {option} such as 127.0.0.1:{address.port}, or say --insecure"
+        )
+    check_free(address, option)
+    return address
+
+
+def run_until_stopped(part: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run a part until SIGINT or SIGTERM asks it to stop; a second one ends it at once."""
+
+    async def until_stopped() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(part(stop))
+
+        def on_signal() -> None:
+            if stop.is_set():
+                task.cancel()
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        with suppress(asyncio.CancelledError):
+            await task
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(until_stopped())
+
+
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    click.echo(line)
+    sys.stdout.flush()

@@ -1,0 +1,106 @@
+"""The parts of the product, each run alone: `serve`, `worker`, `gateway`, `migrate`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+import psycopg
+
+from image_registry import app
+from image_registry.cli.common import database_url, guarded_address, run_until_stopped, say
+from image_registry.cli.logs import set_up_logging
+from image_registry.gateway.config import GatewayOptions
+from image_registry.gateway.process import run_gateway
+from image_registry.host import StartError
+from image_registry.host.addresses import parse_address
+from image_registry.settings import load
+from image_registry.storage import migrations
+from image_registry.storage.database import describe_dsn
+from image_registry.worker.main import work
+
+_data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder of everything that is kept. [IMAGE_REGISTRY_DATA_DIR]"
+)
+_grpc_address = click.option("--grpc-address", help="Where gRPC listens. [127.0.0.1:50051]")
+_http_address = click.option("--http-address", help="Where REST listens. [127.0.0.1:8080]")
+
+
+@click.command()
+@_data_dir
+@_grpc_address
+@click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback although callers aren't checked.")
+def serve(data_dir: Path | None, grpc_address: str | None, insecure: bool | None) -> None:
+    """Run the gRPC server alone, on the configured database."""
+    settings = load(data_dir=data_dir, grpc_address=grpc_address, insecure=insecure)
+    set_up_logging(settings.log_format)
+    address = guarded_address(settings, settings.grpc_address, "--grpc-address")
+    dsn = database_url(settings)
+
+    async def run(stop: asyncio.Event) -> None:
+        await app.serve(settings, dsn, str(address), stop=stop, ready=lambda where: say(f"serving gRPC on {where}"))
+
+    run_until_stopped(run)
+
+
+@click.command()
+@_data_dir
+def worker(data_dir: Path | None) -> None:
+    """Run a worker alone: it takes build jobs from the configured database."""
+    settings = load(data_dir=data_dir)
+    set_up_logging(settings.log_format)
+    dsn = database_url(settings)
+
+    async def run(stop: asyncio.Event) -> None:
+        await app.check_schema(dsn)
+        db = app.database(settings, dsn)
+        await db.open()
+        try:
+            await work(settings, db, stop=stop, ready=lambda agent: say(f"worker {agent} takes jobs"))
+        finally:
+            await db.close()
+
+    run_until_stopped(run)
+
+
+@click.command()
+@_grpc_address
+@_http_address
+@click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback although callers aren't checked.")
+def gateway(grpc_address: str | None, http_address: str | None, insecure: bool | None) -> None:
+    """Run the REST gateway (Envoy) alone, in front of the gRPC server at --grpc-address."""
+    settings = load(grpc_address=grpc_address, http_address=http_address, insecure=insecure)
+    set_up_logging(settings.log_format)
+    listen = guarded_address(settings, settings.http_address, "--http-address")
+    upstream = parse_address(settings.grpc_address).reachable
+
+    async def run(stop: asyncio.Event) -> None:
+        await run_gateway(
+            GatewayOptions(listen=listen, upstreams=(upstream,)),
+            stop=stop,
+            ready=lambda: say(f"serving REST on http://{listen.reachable}"),
+        )
+
+    run_until_stopped(run)
+
+
+@click.command()
+@_data_dir
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if the database lacks migrations.")
+def migrate(data_dir: Path | None, check: bool) -> None:
+    """Bring the configured database to the schema of this version."""
+    settings = load(data_dir=data_dir)
+    dsn = database_url(settings)
+    try:
+        if check:
+            missing = asyncio.run(migrations.check(dsn))
+            for step in missing:
+                click.echo(f"missing: {step}")
+            click.echo("the schema is current" if not missing else f"{len(missing)} migrations are missing")
+            sys.exit(1 if missing else 0)
+        applied = asyncio.run(migrations.migrate(dsn, click.echo))
+    except psycopg.OperationalError as error:
+        raise StartError(app.unreachable(dsn, error)) from None
+    click.echo(f"{describe_dsn(dsn)} is current, {applied} migrations applied")
