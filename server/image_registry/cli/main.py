@@ -8,11 +8,11 @@ import sys
 import click
 
 COMMANDS = {
-    "up": "image_registry.cli.up:up",
-    "serve": "image_registry.cli.parts:serve",
-    "worker": "image_registry.cli.parts:worker",
-    "gateway": "image_registry.cli.parts:gateway",
-    "migrate": "image_registry.cli.parts:migrate",
+    "up": ("image_registry.cli.up:up", "Run the whole product on this machine until Ctrl-C."),
+    "serve": ("image_registry.cli.parts:serve", "Run the gRPC server alone."),
+    "worker": ("image_registry.cli.parts:worker", "Run a worker alone."),
+    "gateway": ("image_registry.cli.parts:gateway", "Run the REST gateway (Envoy) alone."),
+    "migrate": ("image_registry.cli.parts:migrate", "Bring a database to the schema of this version."),
 }
 FAULTS = ("StartError", "SettingsError", "RegistryError", "MigrationError")  # what a person can mend, in one sentence
 
@@ -28,9 +28,14 @@ class LazyGroup(click.Group):
         """The command of that name; None: there is none."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The table as the help's list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
