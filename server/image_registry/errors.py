@@ -86,6 +86,52 @@ class Reason(Enum):
         "A job that has succeeded or failed was to be cancelled.",
         "Nothing to do: the job is over.",
     )
+    KEY_MISSING = _Entry(
+        Kind.UNAUTHENTICATED,
+        "The call has no API key, and this deployment asks for one.",
+        "Send the key as the metadata or header `rime-api-key`; operators make one with `image-registry keys create`.",
+    )
+    KEY_INVALID = _Entry(
+        Kind.UNAUTHENTICATED,
+        "The API key is not one of this deployment.",
+        "Check that the key is complete and of this deployment; ask its operators for a new one.",
+    )
+    KEY_EXPIRED = _Entry(
+        Kind.UNAUTHENTICATED, "The API key is past its expiry.", "Ask the operators of the deployment for a new key."
+    )
+    KEY_REVOKED = _Entry(
+        Kind.UNAUTHENTICATED, "The API key was revoked.", "Ask the operators of the deployment for a new key."
+    )
+    KEY_NOT_FOUND = _Entry(
+        Kind.NOT_FOUND,
+        "No API key has the prefix that is to be revoked.",
+        "`image-registry keys list` shows all prefixes.",
+    )
+    ROLE_NOT_ALLOWED = _Entry(
+        Kind.PERMISSION_DENIED,
+        "The caller's role does not include this method.",
+        "Use a key of one of the roles that the message names.",
+    )
+    NOT_THE_CREATOR = _Entry(
+        Kind.PERMISSION_DENIED,
+        "A member was to cancel a job that another caller launched.",
+        "Cancel jobs with the key that launched them, or with one of the role `admin`.",
+    )
+    RATE_LIMITED = _Entry(
+        Kind.RESOURCE_EXHAUSTED,
+        "The caller sends more requests per second than its limit.",
+        "Wait as long as `RetryInfo` says, then send more slowly.",
+    )
+    QUEUE_LIMIT = _Entry(
+        Kind.RESOURCE_EXHAUSTED,
+        "The caller has as many unfinished builds as its limit allows.",
+        "Wait until some of them are over, or cancel them.",
+    )
+    IMAGE_LIMIT = _Entry(
+        Kind.RESOURCE_EXHAUSTED,
+        "The caller has as many images as its limit allows.",
+        "Have images deleted that are no longer needed, or the limit raised.",
+    )
     DEADLINE_EXCEEDED = _Entry(
         Kind.DEADLINE_EXCEEDED,
         "The client's deadline, or the service's own limit for a statement, passed first.",
@@ -145,7 +191,8 @@ class RegistryError(Exception):
     """A refusal with a reason from the catalogue and one clear sentence for the caller.
 
     `faults` become `BadRequest`, `resource` becomes `ResourceInfo`, `blockers` become `PreconditionFailure`,
-    `retry_after` (seconds) becomes `RetryInfo`, `metadata` goes into `ErrorInfo`.
+    `quota` (whose, and which) becomes `QuotaFailure`, `retry_after` (seconds) becomes `RetryInfo`,
+    `metadata` goes into `ErrorInfo`.
     """
 
     reason: Reason
@@ -153,6 +200,7 @@ class RegistryError(Exception):
     faults: tuple[Fault, ...] = ()
     resource: Resource | None = None
     blockers: tuple[Resource, ...] = ()
+    quota: Resource | None = None
     retry_after: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 

@@ -34,6 +34,10 @@ def to_status(error: RegistryError) -> status_pb2.Status:
             for blocker in error.blockers
         ]
         messages.append(details.PreconditionFailure(violations=preconditions))
+    if error.quota:
+        subject = f"{error.quota.type}:{error.quota.name}"
+        violation = details.QuotaFailure.Violation(subject=subject, description=error.quota.description)
+        messages.append(details.QuotaFailure(violations=[violation]))
     if error.retry_after is not None:
         messages.append(details.RetryInfo(retry_delay=_duration(error.retry_after)))
     return status_pb2.Status(

@@ -13,6 +13,7 @@ COMMANDS = {
     "worker": ("image_registry.cli.parts:worker", "Run a worker alone."),
     "gateway": ("image_registry.cli.parts:gateway", "Run the REST gateway (Envoy) alone."),
     "migrate": ("image_registry.cli.parts:migrate", "Bring a database to the schema of this version."),
+    "keys": ("image_registry.cli.keys:keys", "Make, list and revoke API keys."),
 }
 FAULTS = ("StartError", "SettingsError", "RegistryError", "MigrationError")  # what a person can mend, in one sentence
 

@@ -1,0 +1,179 @@
+"""API keys: made, listed, revoked, and checked at every call.
+
+A key is `imgreg_`, eight characters that name it, `_`, and 256 random bits. The first two parts are its prefix: public,
+shown in listings and logs, and what secret scanners can look for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from image_registry.caller import Caller, Role
+from image_registry.errors import Fault, Reason, RegistryError, Resource, invalid
+from image_registry.storage import keys
+from image_registry.storage.database import Database
+from image_registry.storage.keys import StoredKey
+
+log = logging.getLogger(__name__)
+
+KNOWN_FOR = 0.5  # seconds that a replica believes what it has read: a revoked key is refused after that everywhere
+SPACING = 0.05  # seconds between two readings: new keys work at once, and a flood of guesses costs 20 readings a second
+USE_INTERVAL = 60.0  # seconds between two notes of a key's last use
+NAME_LIMIT = 100  # characters
+_PREFIX = re.compile(r"imgreg_[0-9a-f]{8}", re.ASCII)
+_KEY = re.compile(r"(?P<prefix>imgreg_[0-9a-f]{8})_[0-9a-f]{64}", re.ASCII)
+_NO_HASH = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key at the one moment when it can be read, and what is kept of it."""
+
+    secret: str
+    stored: StoredKey
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.stored.prefix})"
+
+
+class Keys:
+    """What operators do with keys."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def create(self, role: Role, *, name: str = "", expires_at: datetime | None = None) -> NewKey:
+        """Make a key; only the answer holds it. Raises RegistryError INVALID_REQUEST for a name that is no label."""
+        if len(name) > NAME_LIMIT or not name.isprintable():
+            raise invalid([Fault("name", f"must be one line of at most {NAME_LIMIT} printable characters")])
+        while True:
+            prefix = f"imgreg_{secrets.token_hex(4)}"
+            secret = f"{prefix}_{secrets.token_hex(32)}"
+            digest = _hash(secret)
+
+            insert = partial(keys.insert, prefix=prefix, digest=digest, role=role, name=name, expires_at=expires_at)
+            if stored := await self._db.write(insert):
+                return NewKey(secret, stored)
+
+    async def everything(self) -> Sequence[StoredKey]:
+        """Every key, oldest first, revoked and expired ones too."""
+        return await self._db.read(keys.everything)
+
+    async def revoke(self, prefix: str) -> StoredKey:
+        """End a key: every replica refuses it within a second. Idempotent.
+
+        A whole key is taken for its prefix. Raises RegistryError KEY_NOT_FOUND.
+        """
+        if whole := _KEY.fullmatch(prefix):
+            prefix = whole["prefix"]
+        stored = await self._db.write(lambda conn: keys.revoke(conn, prefix)) if _PREFIX.fullmatch(prefix) else None
+        if stored is None:
+            raise RegistryError(
+                Reason.KEY_NOT_FOUND, "there is no key with this prefix", resource=Resource("key", prefix[:64])
+            )
+        return stored
+
+
+class KeyRing:
+    """The keys as a replica knows them: all in memory, so that a call with a bad key costs the database nothing.
+
+    What changed is asked for at most every `KNOWN_FOR` seconds; without an answer nobody is let in.
+    `now` gives the time that expiry is compared with.
+    """
+
+    def __init__(self, db: Database, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._db = db
+        self._now = now
+        self._keys: dict[str, StoredKey] = {}
+        self._seen = 0
+        self._fresh_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+        self._noted: dict[str, float] = {}
+        self._notes: set[asyncio.Task[None]] = set()
+
+    async def verify(self, key: str) -> Caller:
+        """Who calls with this key.
+
+        Raises RegistryError KEY_INVALID, KEY_EXPIRED, KEY_REVOKED, and what a database that is away gives.
+        """
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise RegistryError(Reason.KEY_INVALID, "the API key is not one of this service")
+        prefix, asked = match["prefix"], time.monotonic()
+        await self._read_after(asked - KNOWN_FOR)
+        if prefix not in self._keys:
+            await self._read_after(asked)
+        stored = self._keys.get(prefix)
+        genuine = hmac.compare_digest(_hash(key), stored.hash if stored else _NO_HASH)
+        if stored is None or not genuine:
+            raise RegistryError(Reason.KEY_INVALID, "the API key is not one of this service")
+        if stored.revoked_at is not None:
+            raise RegistryError(Reason.KEY_REVOKED, f"the API key {prefix} was revoked")
+        if stored.expires_at is not None and stored.expires_at <= self._now():
+            raise RegistryError(Reason.KEY_EXPIRED, f"the API key {prefix} has expired")
+        self._note_use(prefix)
+        return Caller(prefix, stored.role)
+
+    async def close(self) -> None:
+        """Wait for what is being read and written."""
+        pending = [*self._notes, *([self._reading] if self._reading else [])]
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _read_after(self, moment: float) -> None:
+        """Return when a reading that began at `moment` or later has ended. All callers share one."""
+        while self._fresh_at < moment:
+            if self._reading is None or self._reading.done():
+                self._reading = _detached(self._read_changes())
+                self._reading.add_done_callback(_consume)
+            await asyncio.shield(self._reading)
+
+    async def _read_changes(self) -> None:
+        await asyncio.sleep(max(0.0, self._fresh_at + SPACING - time.monotonic()))
+        began = time.monotonic()
+        changed = await self._db.read(lambda conn: keys.changed_since(conn, self._seen))
+        for key in changed:
+            self._keys[key.prefix] = key
+            self._seen = max(self._seen, key.change)
+        self._fresh_at = began
+
+    def _note_use(self, prefix: str) -> None:
+        now = time.monotonic()
+        if now - self._noted.get(prefix, float("-inf")) < USE_INTERVAL:
+            return
+        self._noted[prefix] = now
+        task = _detached(self._write_note(prefix))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def _write_note(self, prefix: str) -> None:
+        try:
+            await self._db.write(lambda conn: keys.note_use(conn, prefix))
+        except RegistryError as error:
+            log.warning("the last use of key %s could not be noted: %s", prefix, error)
+
+
+def _detached(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task for everybody: the deadline of the call that starts it doesn't bind it."""
+    return asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+
+
+def _consume(task: asyncio.Task[None]) -> None:
+    """Callers see the error; if all of them have gone, nobody need."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,24 @@
+-- name: insert
+insert into api_keys (prefix, hash, role, name, expires_at)
+values (%(prefix)s, %(hash)s, %(role)s, %(name)s, %(expires_at)s)
+on conflict (prefix) do nothing
+returning *
+
+-- name: list
+select * from api_keys order by id
+
+-- A key that is revoked already keeps its time.
+-- name: revoke
+update api_keys set revoked_at = now() where prefix = %(prefix)s and revoked_at is null
+returning *
+
+-- name: get
+select * from api_keys where prefix = %(prefix)s
+
+-- name: changed
+select * from api_keys where change > %(seen)s order by change
+
+-- Replicas note uses independently; a minute's worth of them is one write.
+-- name: note_use
+update api_keys set last_used_at = now()
+where prefix = %(prefix)s and (last_used_at is null or last_used_at < now() - interval '55 seconds')
