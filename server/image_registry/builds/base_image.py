@@ -1,0 +1,82 @@
+"""Opening a plan's base image and finding out what an image on top of it has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_registry.builds.base import Base, LayerContents, read_layer
+from image_registry.builds.cache import Cache
+from image_registry.builds.oci.manifest import Descriptor, Manifest
+from image_registry.builds.oci.reference import LayoutReference, parse_reference
+from image_registry.builds.oci.source import ImageSource, LayoutSource
+from image_registry.builds.plan import BuildPlan, Library, RegistryAccess, internal
+from image_registry.builds.platforms import Target, checked_target
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """A base image and what was found in it.
+
+    `interpreter` is the path of its Python; `pinned` are the libraries of the managed environment that it has already
+    (then `has_environment`), `visible` its other libraries that this Python sees, both by normalised name.
+    """
+
+    source: ImageSource
+    manifest: Manifest
+    config: bytes
+    interpreter: str
+    target: Target
+    has_environment: bool
+    pinned: Mapping[str, Library]
+    visible: Mapping[str, Library]
+
+    def layer_files(self) -> list[tuple[Descriptor, Path]]:
+        """Return each layer and a local file of its blob."""
+        return [(layer, self.source.layer_file(layer)) for layer in self.manifest.layers]
+
+
+def open_base(plan: BuildPlan, cache: Cache, resources: ExitStack) -> BaseImage:
+    """Read the plan's base image. Takes milliseconds for layers that this machine has read before.
+
+    It stays open until `resources` is closed.
+
+    Raises BuildFailed, InvalidImageError, or UnavailableError when a registry can't be reached.
+    """
+    source = _open_source(plan, cache, resources)
+    manifest = source.manifest()
+    contents = Base.of(_contents(source, layer, plan.cache_dir / "bases") for layer in manifest.layers)
+    interpreter, full_version = contents.python(plan.python_version)
+    has_environment = contents.has_environment(plan.python_version)
+    return BaseImage(
+        source=source,
+        manifest=manifest,
+        config=source.config(manifest),
+        interpreter=interpreter,
+        target=checked_target(full_version, plan.architecture, contents.libc),
+        has_environment=has_environment,
+        pinned=contents.pinned(plan.python_version) if has_environment else {},
+        visible=contents.visible(interpreter),
+    )
+
+
+def _open_source(plan: BuildPlan, cache: Cache, resources: ExitStack) -> ImageSource:
+    try:
+        reference = parse_reference(plan.base)
+    except ValueError as error:
+        internal(f"The base image's reference is wrong: {error}.", error)
+    if isinstance(reference, LayoutReference):
+        return LayoutSource(reference.path, reference.reference, plan.architecture)
+    from image_registry.builds.oci.registry import RegistryClient, RegistrySource  # noqa: PLC0415 (slow to import)
+
+    access = next(
+        (known for known in plan.registries if known.host == reference.host), RegistryAccess(host=reference.host)
+    )
+    client = resources.enter_context(RegistryClient(access, plan.index.ca_bundle))
+    return RegistrySource(client, reference, plan.architecture, cache)
+
+
+def _contents(source: ImageSource, layer: Descriptor, kept: Path) -> LayerContents:
+    return read_layer(lambda: source.layer_file(layer).open("rb"), layer, kept)

@@ -1,0 +1,80 @@
+"""HTTP for builds: which certificates to trust, when to try again, and downloads of a bounded size."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+from image_registry.builds.faults import UnavailableError
+
+Result = TypeVar("Result")
+
+_WAITS = (0.5, 1.5, 4.0)
+_LONGEST_WAIT = 30.0
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+
+def new_client(ca_bundle: Path | None) -> httpx.Client:
+    """Return a client that trusts the certificates of `ca_bundle`, else those of the machine."""
+    return httpx.Client(verify=_tls_context(ca_bundle), timeout=_TIMEOUT, follow_redirects=True, max_redirects=5)
+
+
+def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+    if ca_bundle is not None:
+        return ssl.create_default_context(cafile=str(ca_bundle))
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or paths.capath:
+        return ssl.create_default_context()
+    import certifi  # noqa: PLC0415 (for machines without certificates of their own)
+
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+def check_answer(response: httpx.Response, what: str) -> None:
+    """Raise UnavailableError unless the answer is a success. `what` names the request without credentials."""
+    if response.is_success:
+        return
+    wait = response.headers.get("retry-after", "")
+    raise UnavailableError(
+        f"{what}: HTTP {response.status_code} {response.reason_phrase}".rstrip(),
+        response.status_code,
+        float(wait) if wait.isdigit() else 0.0,
+    )
+
+
+def with_retries(action: Callable[[], Result], what: str) -> Result:
+    """Run an action that uses the network; after a fault that may pass, wait and run it again, three times at most.
+
+    The waits grow; a server's `Retry-After` is obeyed up to 30 s. Raises UnavailableError.
+    """
+    for wait in _WAITS:
+        try:
+            return _run(action, what)
+        except UnavailableError as fault:
+            if not fault.is_transient:
+                raise
+            time.sleep(min(max(wait, fault.retry_after), _LONGEST_WAIT))
+    return _run(action, what)
+
+
+def _run(action: Callable[[], Result], what: str) -> Result:
+    try:
+        return action()
+    except httpx.HTTPError as error:
+        raise UnavailableError(f"{what}: {type(error).__name__}") from error
+
+
+def download(response: httpx.Response, path: Path, limit: int, what: str) -> None:
+    """Write a streamed answer's body to a file. Raises UnavailableError when it is cut off or above `limit` bytes."""
+    size = 0
+    with path.open("wb") as file:
+        for chunk in response.iter_raw():
+            size += len(chunk)
+            if size > limit:
+                raise UnavailableError(f"{what}: more than the expected {limit} bytes", 413)
+            file.write(chunk)

@@ -1,0 +1,187 @@
+"""A client of the OCI distribution API (https://github.com/opencontainers/distribution-spec), as much as builds need.
+
+Authentication is Docker's: `Basic`, or a `Bearer` token from the server that the registry names
+(https://distribution.github.io/distribution/spec/auth/token/).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from image_registry.builds.cache import Cache
+from image_registry.builds.faults import DamagedBlobError, InvalidImageError, UnavailableError
+from image_registry.builds.http import check_answer, download, new_client, with_retries
+from image_registry.builds.oci.manifest import (
+    INDEXES,
+    LARGEST_MANIFEST,
+    MANIFESTS,
+    Descriptor,
+    Manifest,
+    digest_of,
+    parse_object,
+    select_platform,
+)
+from image_registry.builds.oci.reference import RegistryReference
+from image_registry.builds.oci.source import LARGEST_CONFIG
+from image_registry.builds.plan import RegistryAccess
+
+_HUB_HOST = {"docker.io": "registry-1.docker.io"}
+_ACCEPT = ", ".join((*MANIFESTS, *INDEXES))
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_LARGEST_TOKEN = 64 * 1024
+
+
+class RegistryClient:
+    """Speaks to one registry; threads may share it. Use as a context manager."""
+
+    def __init__(self, access: RegistryAccess, ca_bundle: Path | None) -> None:
+        self._access = access
+        self._client = new_client(ca_bundle)
+        scheme = "http" if access.plain_http else "https"
+        self._url = f"{scheme}://{_HUB_HOST.get(access.host, access.host)}"
+        self._authorizations: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> RegistryClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
+        """Return a manifest's or an index's bytes and media type; those of a digest are verified.
+
+        Raises InvalidImageError, or UnavailableError after several attempts.
+        """
+        what = f"manifest {repository}:{reference}"
+
+        def get() -> tuple[bytes, str]:
+            path = f"/v2/{repository}/manifests/{reference}"
+            with self._answer("GET", path, repository, what, {"Accept": _ACCEPT}) as answer:
+                media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
+                return _bounded(answer, LARGEST_MANIFEST, what), media_type
+
+        data, media_type = with_retries(get, what)
+        if reference.startswith("sha256:") and digest_of(data) != reference:
+            raise InvalidImageError(f"the registry gave another manifest than {reference}")
+        return data, media_type
+
+    def download_blob(self, repository: str, blob: Descriptor, path: Path) -> None:
+        """Write a blob to a file; its digest is the caller's to check.
+
+        Raises UnavailableError after several attempts.
+        """
+        what = f"blob {repository}@{blob.digest}"
+
+        def get() -> None:
+            headers = {"Accept-Encoding": "identity"}
+            with self._answer("GET", f"/v2/{repository}/blobs/{blob.digest}", repository, what, headers) as answer:
+                download(answer, path, blob.size, what)
+
+        with_retries(get, what)
+
+    @contextmanager
+    def _answer(
+        self, method: str, path: str, repository: str, what: str, headers: dict[str, str]
+    ) -> Iterator[httpx.Response]:
+        """Send a request, with a new authorization if the registry asks for one, and give its successful answer."""
+        scope = f"repository:{repository}:pull"
+        with self._send(method, path, scope, headers) as answer:
+            if answer.status_code != httpx.codes.UNAUTHORIZED:
+                check_answer(answer, what)
+                yield answer
+                return
+            challenge = answer.headers.get("www-authenticate", "")
+        authorization = self._authorize(challenge, scope)
+        with self._lock:
+            self._authorizations[scope] = authorization
+        with self._send(method, path, scope, headers) as answer:
+            check_answer(answer, what)
+            yield answer
+
+    @contextmanager
+    def _send(self, method: str, path: str, scope: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        with self._lock:
+            authorization = self._authorizations.get(scope)
+        known = {"Authorization": authorization} if authorization else {}
+        with self._client.stream(method, urljoin(self._url, path), headers={**headers, **known}) as answer:
+            yield answer
+
+    def _authorize(self, challenge: str, scope: str) -> str:
+        kind, _, rest = challenge.partition(" ")
+        if kind.lower() == "basic" and self._access.username:
+            return _basic(self._access)
+        if kind.lower() != "bearer":
+            raise UnavailableError(f"registry {self._access.host}: no credentials that it accepts", 401)
+        values = dict(_CHALLENGE.findall(rest))
+        realm = urlsplit(values.get("realm", ""))
+        if realm.scheme != "https" and not (realm.scheme == "http" and self._access.plain_http):
+            raise UnavailableError(f"registry {self._access.host}: its token server is not an https: address", 401)
+        return f"Bearer {self._token(realm.geturl(), values.get('service', ''), values.get('scope', scope))}"
+
+    def _token(self, realm: str, service: str, scope: str) -> str:
+        what = f"token server of {self._access.host}"
+        parameters = {name: value for name, value in (("service", service), ("scope", scope)) if value}
+        headers = {"Authorization": _basic(self._access)} if self._access.username else {}
+        with self._client.stream("GET", realm, params=parameters, headers=headers) as answer:
+            check_answer(answer, what)
+            body = _bounded(answer, _LARGEST_TOKEN, what)
+        values = parse_object(body, "the token server's answer")
+        token = values.get("token") or values.get("access_token")
+        if not isinstance(token, str) or not token.isprintable():
+            raise UnavailableError(f"{what}: its answer holds no token", 401)
+        return token
+
+
+def _basic(access: RegistryAccess) -> str:
+    return f"Basic {base64.b64encode(f'{access.username}:{access.password}'.encode()).decode()}"
+
+
+def _bounded(answer: httpx.Response, limit: int, what: str) -> bytes:
+    data = bytearray()
+    for chunk in answer.iter_bytes():
+        data += chunk
+        if len(data) > limit:
+            raise InvalidImageError(f"{what} is larger than {limit} bytes")
+    return bytes(data)
+
+
+class RegistrySource:
+    """An image in a registry; its layers go through the machine's cache. See oci.source.ImageSource."""
+
+    def __init__(self, client: RegistryClient, reference: RegistryReference, architecture: str, cache: Cache) -> None:
+        self._client = client
+        self._reference = reference
+        self._architecture = architecture
+        self._cache = cache
+
+    def manifest(self) -> Manifest:
+        """See ImageSource."""
+        repository = self._reference.repository
+        data, media_type = self._client.manifest(repository, self._reference.reference)
+        if media_type in INDEXES:
+            chosen = select_platform(data, self._architecture)
+            data, media_type = self._client.manifest(repository, chosen.digest)
+        return Manifest.read(data, media_type)
+
+    def config(self, manifest: Manifest) -> bytes:
+        """See ImageSource."""
+        if manifest.config.size > LARGEST_CONFIG:
+            raise InvalidImageError("the image's config is too large")
+        return self.layer_file(manifest.config).read_bytes()
+
+    def layer_file(self, layer: Descriptor) -> Path:
+        """See ImageSource."""
+        repository = self._reference.repository
+        try:
+            return self._cache.blob(layer.digest, lambda path: self._client.download_blob(repository, layer, path))
+        except DamagedBlobError as error:
+            raise UnavailableError(f"blob {repository}@{layer.digest}: the registry gave something else") from error

@@ -1,0 +1,201 @@
+"""Runs builds, each in a process of its own that can be limited, cancelled and survived."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from image_registry.builds.files import locked
+from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Stage
+from image_registry.builds.processes import machine_environment, oom_kills
+
+_LONGEST_LINE = 64 * 1024 * 1024
+_LONGEST_ERRORS = 64 * 1024
+_FOLDER = "build-"
+_YOUNG_SECONDS = 60.0
+_POLL_SECONDS = 0.005
+_BURIAL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class StageBegan:
+    """A stage begins."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """A stage is done."""
+
+    stage: Stage
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line for the build's log, without secrets."""
+
+    line: str
+
+
+BuildEvent = StageBegan | StageDone | LogLine
+
+
+async def run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None]) -> BuildResult:
+    """Run one build to its end and return what came of it.
+
+    Call it from the main thread: the build dies with the thread that started it. `on_event` is called in order, in
+    the event loop. When the task is cancelled or the plan's time is over, the build's processes are killed; by the
+    time this returns or raises, whatever the reason, they are gone and so is the build's folder.
+
+    Raises BuildFailed.
+    """
+    with _own_folder(plan.work_dir) as (folder, lock), tempfile.TemporaryFile() as errors:
+        run = _Run(plan, on_event, errors)
+        try:
+            async with asyncio.timeout(plan.limits.seconds):
+                return await run.follow(await run.start(folder, lock))
+        except TimeoutError:
+            message = f"The build took longer than its {plan.limits.seconds:g} s."
+            raise BuildFailed(FailureReason.INTERNAL, message, run.stage) from None
+        finally:
+            await _to_the_end(run.bury())
+
+
+def remove_leftovers(work_dir: Path) -> int:
+    """Remove the folders of builds whose processes are gone without a trace (as after a power cut); return how many.
+
+    Safe while other builds run.
+    """
+    removed = 0
+    for folder in work_dir.glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            lock = folder / ".lock"
+            if not lock.exists() and time.time() - folder.stat().st_mtime < _YOUNG_SECONDS:
+                continue  # just made, and about to be locked
+            with locked(lock, wait=False) as held:
+                if held is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed += 1
+    return removed
+
+
+@contextlib.contextmanager
+def _own_folder(work_dir: Path) -> Iterator[tuple[Path, int]]:
+    """Make a folder for one build, and hold a lock in it that tells `remove_leftovers` that somebody cares for it."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    folder = work_dir / f"{_FOLDER}{secrets.token_hex(8)}"
+    folder.mkdir(mode=0o700)
+    try:
+        with locked(folder / ".lock") as lock:
+            yield folder, lock or 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Run:
+    """A running build as seen from outside."""
+
+    def __init__(self, plan: BuildPlan, on_event: Callable[[BuildEvent], None], errors: IO[bytes]) -> None:
+        self._plan = plan
+        self._on_event = on_event
+        self._errors = errors
+        self._process: asyncio.subprocess.Process | None = None
+        self._oom_kills = oom_kills()
+        self.stage: Stage | None = None
+
+    async def start(self, folder: Path, lock: int) -> asyncio.subprocess.Process:
+        """Start the build's process; it shares the folder's lock."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "image_registry.builds.child", str(os.getpid()), str(folder)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=self._errors,
+            env=machine_environment(),
+            limit=_LONGEST_LINE,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+        return self._process
+
+    async def follow(self, process: asyncio.subprocess.Process) -> BuildResult:
+        """Hand the plan over, pass events on, and return the result. Raises BuildFailed."""
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the process was started without pipes")
+        with contextlib.suppress(ConnectionError):  # it died; its end says more
+            process.stdin.write(f"{self._plan.to_json()}\n".encode())
+            await process.stdin.drain()
+        outcome: BuildResult | BuildFailed | None = None
+        async for line in process.stdout:
+            outcome = self._read(json.loads(line)) or outcome
+        outcome = self._lost(await process.wait()) if outcome is None else outcome
+        if isinstance(outcome, BuildFailed):
+            raise outcome
+        return outcome
+
+    def _read(self, event: dict[str, Any]) -> BuildResult | BuildFailed | None:
+        stage = Stage(event["stage"]) if event.get("stage") else None
+        match event["event"], event.get("state"):
+            case "stage", "start" if stage:
+                self.stage = stage
+                self._on_event(StageBegan(stage))
+            case "stage", "done" if stage:
+                self._on_event(StageDone(stage, event["seconds"]))
+            case "log", _:
+                self._on_event(LogLine(event["line"]))
+            case "result", _:
+                return BuildResult.from_json(json.dumps(event["result"]))
+            case "failed", _:
+                return BuildFailed(FailureReason(event["reason"]), event["message"], stage)
+        return None
+
+    def _lost(self, code: int) -> BuildFailed:
+        """Say why there is no result."""
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - _LONGEST_ERRORS))
+        for line in self._errors.read().decode(errors="replace").splitlines():
+            self._on_event(LogLine(line))
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return BuildFailed(FailureReason.OUT_OF_MEMORY, "The build was killed for lack of memory.", self.stage)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return BuildFailed(FailureReason.INTERNAL, f"The build's process {how} without a result.", self.stage)
+
+    async def bury(self) -> None:
+        """Kill whatever is left of the build and wait until it is gone."""
+        if self._process is None:
+            return
+        group = self._process.pid
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        await self._process.wait()
+        give_up = time.monotonic() + _BURIAL_SECONDS
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < give_up:
+                os.killpg(group, 0)  # raises when nobody is left
+                await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await something that must not be left half-done, however often this task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
