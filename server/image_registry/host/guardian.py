@@ -42,15 +42,36 @@ def main(arguments: list[str]) -> NoReturn:
     if os.getppid() != int(parent):
         sys.exit("the parent has ended already")
     guardian = os.getpid()
+    environment = _original_environment()
+    program = _find(command[0], environment)
     child = os.fork()
     if child == 0:
-        _become(command, account, guardian)
+        _become(program, command, environment, account, guardian)
     status = _watch(child, int(stop_signal), float(stop_seconds))
     _bury_descendants()
     _end_like(status)
 
 
-def _become(command: list[str], account: str, guardian: int) -> NoReturn:
+def _original_environment() -> dict[bytes, bytes]:
+    """Read the environment as it was given; Python adds LC_CTYPE to its own where no locale is set (PEP 538)."""
+    file = os.open("/proc/self/environ", os.O_RDONLY)
+    text = b""
+    while part := os.read(file, 65536):
+        text += part
+    os.close(file)
+    return dict(entry.split(b"=", 1) for entry in text.split(b"\0") if b"=" in entry)
+
+
+def _find(program: str, environment: dict[bytes, bytes]) -> str:
+    if "/" in program:
+        return program
+    folders = os.fsdecode(environment.get(b"PATH", os.fsencode(os.defpath))).split(":")
+    candidates = (f"{folder or '.'}/{program}" for folder in folders)
+    return next((path for path in candidates if os.access(path, os.X_OK)), program)
+
+
+def _become(program: str, command: list[str], environment: dict[bytes, bytes], account: str, guardian: int) -> NoReturn:
+    """Turn into the command. As another account, nothing can be imported any more: it may not reach this Python."""
     try:
         if account != "-":
             uid, gid = (int(part) for part in account.split(":"))
@@ -64,7 +85,7 @@ def _become(command: list[str], account: str, guardian: int) -> NoReturn:
         for number in (*_WATCHED, signal.SIGPIPE, signal.SIGXFSZ):  # exec hands on what is ignored
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-        os.execvp(command[0], command)  # noqa: S606
+        os.execve(program, command, environment)  # noqa: S606
     except OSError as error:
         os.write(2, f"{command[0]} can't be run: {error.strerror}\n".encode())
     os._exit(127)

@@ -94,6 +94,8 @@ class DataDir:
 
 def _cannot_create(path: Path, error: OSError) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return f"the data folder {path} can't be used: {error.filename} is not a folder"
+        tried = Path(error.filename)
+        blocking = next(part for part in (tried, *tried.parents) if part.exists())
+        return f"the data folder {path} can't be used: {blocking} is not a folder"
     reason = (error.strerror or str(error)).lower()
     return f"the data folder {path} can't be created: {error.filename}: {reason}; choose another with --data-dir"
