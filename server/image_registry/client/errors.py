@@ -1,0 +1,241 @@
+"""What can go wrong with a call: one exception class for each family of codes, with the status' details parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from image_registry.client.models import JobMetadata, ManagedImage, TerminationReason, WaitProgress
+
+_DETAILS = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    """A field that breaks a rule: its JSON path (`pipRequirements[2].name`) and what would be right."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """The thing that an error is about, such as type `image` and its name."""
+
+    type: str
+    name: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What stands in the way, such as subject `image/vision` that 'is built on it'."""
+
+    type: str
+    subject: str
+    description: str = ""
+
+
+class ImageRegistryError(Exception):
+    """What this client raises, whatever it is."""
+
+
+class CallError(ImageRegistryError):
+    """A call that didn't succeed. `str()` of it is the service's sentence for the caller.
+
+    `code` is the canonical code, `reason` the machine-readable reason of the errors' catalogue ('' if the answer
+    came from elsewhere than the service), `retry_after` the seconds that the service asks to wait. `metadata`
+    holds the reason's particulars.
+    """
+
+    default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: grpc.StatusCode | None = None,
+        reason: str = "",
+        faults: tuple[FieldFault, ...] = (),
+        resource: Resource | None = None,
+        preconditions: tuple[Precondition, ...] = (),
+        retry_after: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.reason = reason
+        self.faults = faults
+        self.resource = resource
+        self.preconditions = preconditions
+        self.retry_after = retry_after
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+    @property
+    def request_id(self) -> str:
+        """What the service's operators need to find the call in their log; '' if the answer names none."""
+        return self.metadata.get("requestId", "")
+
+
+class InvalidArgumentError(CallError):
+    """The request breaks rules; `faults` lists every field that does."""
+
+    default_code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class NotFoundError(CallError):
+    """There is no such image or job; `resource` names it."""
+
+    default_code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExistsError(CallError):
+    """The name is taken."""
+
+    default_code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class UnauthenticatedError(CallError):
+    """No API key was sent, or one that isn't valid."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDeniedError(CallError):
+    """The API key is valid, but its role doesn't allow the call."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class FailedPreconditionError(CallError):
+    """The image or job is not in a state for this; `preconditions` names what stands in the way."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class ResourceExhaustedError(CallError):
+    """Too much was asked for at once; `retry_after` says when to come back."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnavailableError(CallError):
+    """The service can't be reached, or can't serve at the moment."""
+
+    default_code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceededError(CallError):
+    """The time for the call was up. A write may have happened all the same: read before repeating it."""
+
+    default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class UnimplementedError(CallError):
+    """The server doesn't know the call: it is of another version, or no image registry at all."""
+
+    default_code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class InternalError(CallError):
+    """Something that the service didn't foresee; give its operators the `request_id`."""
+
+    default_code = grpc.StatusCode.INTERNAL
+
+
+class BuildFailedError(ImageRegistryError):
+    """The build that was waited for made no image. `cause` says why, in the builder's words."""
+
+    def __init__(self, image: ManagedImage, job: JobMetadata | None) -> None:
+        super().__init__(image, job)
+        self.image = image
+        self.job = job
+
+    @property
+    def cause(self) -> str:
+        """Why it failed; for requirements that can't be met, the resolver's own explanation."""
+        return (self.job.job_progress_str if self.job else "") or "the service gives no cause"
+
+    @property
+    def is_users_fault(self) -> bool:
+        """Whether the requirements are the cause, so that the same again would fail again."""
+        return self.job is not None and self.job.termination_reason is TerminationReason.GENERIC_ERROR
+
+    def __str__(self) -> str:
+        return f"the build of {self.image.name!r} failed: {self.cause}"
+
+
+class BuildCancelledError(BuildFailedError):
+    """The build that was waited for was cancelled."""
+
+    def __str__(self) -> str:
+        return f"the build of {self.image.name!r} was cancelled"
+
+
+class WaitTimeoutError(ImageRegistryError, TimeoutError):
+    """The build was not over in time; it goes on. `progress` is what was seen last."""
+
+    def __init__(self, progress: WaitProgress) -> None:
+        super().__init__(progress)
+        self.progress = progress
+
+    def __str__(self) -> str:
+        image = self.progress.image
+        return f"{image.name!r} is still {image.status} after {self.progress.elapsed:.0f} s; its build goes on"
+
+
+_BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
+    grpc.StatusCode.OUT_OF_RANGE: InvalidArgumentError,
+    grpc.StatusCode.ABORTED: FailedPreconditionError,
+    grpc.StatusCode.UNKNOWN: InternalError,
+    grpc.StatusCode.DATA_LOSS: InternalError,
+} | {cls.default_code: cls for cls in CallError.__subclasses__()}
+
+
+def from_rpc_error(error: grpc.RpcError) -> CallError:
+    """The exception for a failed call, with everything that its status says."""
+    call: Any = error
+    code = call.code()
+    message = call.details() or code.name.replace("_", " ").lower()
+    raised = _BY_CODE.get(code, CallError)(message, code=code, **_details(call))
+    raised.__cause__ = error
+    return raised
+
+
+def _details(call: Any) -> dict[str, Any]:
+    """What the status in the trailing metadata says; parts that are damaged or unknown are left out."""
+    trailers = dict(call.trailing_metadata() or ())
+    found: dict[str, Any] = {}
+    try:
+        for detail in status_pb2.Status.FromString(trailers.get(_DETAILS, b"")).details:
+            found |= _detail(detail)
+    except DecodeError:
+        pass
+    return found
+
+
+def _detail(packed: AnyMessage) -> dict[str, Any]:
+    match packed.TypeName():
+        case "google.rpc.ErrorInfo":
+            info = error_details_pb2.ErrorInfo.FromString(packed.value)
+            return {"reason": info.reason, "metadata": dict(info.metadata)}
+        case "google.rpc.BadRequest":
+            bad = error_details_pb2.BadRequest.FromString(packed.value)
+            return {"faults": tuple(FieldFault(v.field, v.description) for v in bad.field_violations)}
+        case "google.rpc.ResourceInfo":
+            resource = error_details_pb2.ResourceInfo.FromString(packed.value)
+            return {"resource": Resource(resource.resource_type, resource.resource_name, resource.description)}
+        case "google.rpc.PreconditionFailure":
+            failure = error_details_pb2.PreconditionFailure.FromString(packed.value)
+            return {"preconditions": tuple(Precondition(v.type, v.subject, v.description) for v in failure.violations)}
+        case "google.rpc.RetryInfo":
+            retry = error_details_pb2.RetryInfo.FromString(packed.value)
+            return {"retry_after": retry.retry_delay.ToNanoseconds() / 1e9}
+    return {}

@@ -1,0 +1,130 @@
+"""What the clients do, without doing it: retries and waiting as generators of steps.
+
+A driver (`sync.py`, `aio.py`) carries each step out and sends its outcome back, so that both clients have one logic
+and tests need neither network nor clock.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from image_registry.client import calls
+from image_registry.client.calls import Call, Safety
+from image_registry.client.errors import CallError, DeadlineExceededError, ResourceExhaustedError, UnavailableError
+
+T = TypeVar("T")
+_OVERLOADED = "OVERLOADED"  # the service's reason for a call that it turned away before doing anything
+_PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a call, with a deadline in seconds; the outcome is what the call reads from the answer.
+
+    With `wait_for_ready` it waits for a connection instead of failing at once without one.
+    """
+
+    call: Call[Any]
+    timeout: float
+    wait_for_ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Do nothing for a while."""
+
+    seconds: float
+
+
+Step = Send | Pause
+Flow = Generator[Step, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how soon a call is sent again.
+
+    A call is repeated only where that is safe: reads, and writes that change nothing the second time, after
+    UNAVAILABLE and RESOURCE_EXHAUSTED; other writes only when the service turned them away untouched. The
+    service's `RetryInfo` is honoured; without one the delay doubles from `first_delay` to `longest_delay`, and is
+    shortened at random so that many clients don't come back at once. `attempts` of 1 is no retry.
+    """
+
+    attempts: int = 5
+    first_delay: float = 0.1
+    longest_delay: float = 2.0
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after that many attempts."""
+        longest = min(self.longest_delay, self.first_delay * 2 ** (attempt - 1))
+        return random.uniform(longest / 2, longest)  # noqa: S311
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times of one call in seconds: all its attempts, and, for a write, getting a connection before it is sent."""
+
+    timeout: float = 30.0
+    connect_timeout: float = 5.0
+    retry: RetryPolicy = RetryPolicy()
+    clock: Callable[[], float] = time.monotonic
+
+
+def perform(call: Call[T], limits: Limits) -> Flow[T]:
+    """Carry out a call, with retries as far as they are safe. Raises CallError."""
+    deadline = limits.clock() + limits.timeout
+    if call.safety is Safety.ONCE:
+        yield from _connect(limits)
+    attempt = 1
+    while True:
+        try:
+            answer: T = yield Send(call, deadline - limits.clock())
+        except CallError as error:
+            delay = _delay(call, error, attempt, limits.retry)
+            if delay is None or limits.clock() + delay >= deadline:
+                raise
+        else:
+            return answer
+        yield Pause(delay)
+        attempt += 1
+
+
+def _connect(limits: Limits) -> Flow[None]:
+    """Make sure of a connection, so that a call that may be sent once only isn't lost to the lack of one.
+
+    Any answer to the probe, a refusal included, shows that there is one. gRPC's own watch over a channel's state is
+    no way to learn it: in the sync library its thread breaks when the channel is closed soon afterwards.
+    """
+    try:
+        yield Send(calls.probe(), min(limits.connect_timeout, limits.timeout), wait_for_ready=True)
+    except DeadlineExceededError:
+        yield from _tell_why()
+    except CallError:
+        return
+
+
+def _tell_why() -> Flow[None]:
+    """Raise UnavailableError with the cause for which there is no connection, unless there is one by now."""
+    try:
+        yield Send(calls.probe(), _PROBE_SECONDS)
+    except UnavailableError:
+        raise
+    except CallError:
+        return
+
+
+def _delay(call: Call[Any], error: CallError, attempt: int, policy: RetryPolicy) -> float | None:
+    """Seconds until the call may be sent again; None: it may not."""
+    if attempt >= policy.attempts:
+        return None
+    turned_away = isinstance(error, ResourceExhaustedError) and error.reason == _OVERLOADED
+    invited = isinstance(error, ResourceExhaustedError) and error.retry_after is not None
+    repeatable = call.safety is Safety.REPEATABLE and (invited or isinstance(error, UnavailableError))
+    if not (turned_away or repeatable):
+        return None
+    own = policy.delay(attempt)
+    return own if error.retry_after is None else error.retry_after + own * 0.1
