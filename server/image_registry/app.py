@@ -17,6 +17,7 @@ from ri.api.imageregistry.image_registry_pb2_grpc import add_ImageRegistryServic
 from ri.api.imageregistry.job_logs_pb2_grpc import add_JobLogsServicer_to_server
 from ri.api.imageregistry.jobs_pb2_grpc import add_JobReaderServicer_to_server
 
+from image_registry import limits
 from image_registry.api.images import ImageRegistry
 from image_registry.api.interceptors import ErrorInterceptor
 from image_registry.api.job_logs import JobLogsService, LogLinks
@@ -37,8 +38,6 @@ from image_registry.storage.database import Database, describe_dsn
 
 log = logging.getLogger(__name__)
 
-LARGEST_REQUEST = 4 << 20  # bytes of one request message
-LARGEST_RESPONSE = 64 << 20  # bytes of one response message; the gateway allows as much
 HEALTH_INTERVAL = 1.0  # seconds between two looks at the database
 SERVICES = tuple(
     descriptor.full_name
@@ -134,8 +133,8 @@ async def _assemble(settings: Settings, db: Database, address: str) -> Server:
         interceptors=[ErrorInterceptor()],
         options=[
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", LARGEST_REQUEST),
-            ("grpc.max_send_message_length", LARGEST_RESPONSE),
+            ("grpc.max_receive_message_length", limits.REQUEST_BYTES),
+            ("grpc.max_send_message_length", limits.RESPONSE_BYTES),
         ],
     )
     accepts = Accepts(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, unique
 
 DOMAIN = "image-registry"
+FAULTS_IN_MESSAGE = 5
 
 
 class Kind(Enum):
@@ -23,6 +24,7 @@ class Kind(Enum):
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
@@ -43,6 +45,16 @@ class Reason(Enum):
         Kind.INVALID_ARGUMENT,
         "One or more fields break a rule; `BadRequest` lists all of them.",
         "Correct each listed field; its description says what would be right.",
+    )
+    MALFORMED_REQUEST = _Entry(
+        Kind.INVALID_ARGUMENT,
+        "The bytes of the request are not an encoding of its message.",
+        "Encode the request with code that was generated from the published protos.",
+    )
+    UNKNOWN_METHOD = _Entry(
+        Kind.UNIMPLEMENTED,
+        "The service has no method of this name.",
+        "Compare the client's protos with those of this service; server reflection lists the methods.",
     )
     INVALID_PAGE_TOKEN = _Entry(
         Kind.INVALID_ARGUMENT,
@@ -209,8 +221,10 @@ class RegistryError(Exception):
 
 
 def invalid(faults: list[Fault]) -> RegistryError:
-    """The error for a request with `faults`, all of them reported at once."""
-    listed = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
+    """The error for a request with `faults`, all of them reported at once; its message names the first few."""
+    listed = "; ".join(f"{fault.field}: {fault.description}" for fault in faults[:FAULTS_IN_MESSAGE])
+    if len(faults) > FAULTS_IN_MESSAGE:
+        listed += f"; and {len(faults) - FAULTS_IN_MESSAGE} more"
     return RegistryError(Reason.INVALID_REQUEST, listed, faults=tuple(faults))
 
 
@@ -231,12 +245,19 @@ def catalogue_page() -> str:
 
 <!-- Written by `make generate` from server/image_registry/errors.py; edit that. -->
 
-Every error is a `google.rpc.Status`. Among its details there is always an `ErrorInfo` (domain `{DOMAIN}`)
-that carries the reason.
+Every error is a `google.rpc.Status`: a code, a message for people, and details for programs. Over gRPC it is in the
+trailer `grpc-status-details-bin`, over REST it is the JSON body. The details always hold an `ErrorInfo` with the
+domain `{DOMAIN}` and one of the reasons below. Where it fits there are `BadRequest` (field paths as in JSON, all
+faults at once, as many as an answer holds), `ResourceInfo`, `PreconditionFailure`, `QuotaFailure` or `RetryInfo`.
+Values in details are strings and numbers only.
 
 | reason | code | when | what to do |
 | --- | --- | --- | --- |
 {rows}
+
+Two refusals come from the gRPC library, before the service sees the call, and have no details: RESOURCE_EXHAUSTED for a
+request above the [limit](limits.md) of its size, and what a client's own library reports (a passed deadline, a
+server that can't be reached).
 """
 
 

@@ -1,6 +1,6 @@
 """The grammar of names, versions and requirements. Pure functions: each returns what is wrong as a sentence, or None.
 
-Rules come from docs of the contract (`behaviour`: CreateImage, ListImages), PEP 440 (versions), PEP 503 (names),
+Rules come from the behaviour that the product promises (CreateImage, ListImages), PEP 440 (versions), PEP 503 (names),
 PEP 508 (extras), Debian policy 5.6 and RPM's naming for system packages, and the OCI distribution specification
 (repository names of at most 255 characters).
 """
@@ -14,12 +14,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name, canonicalize_version
 from packaging.version import InvalidVersion, Version
 
+from image_registry import limits
 from image_registry.models import PackageType
 
-REPOSITORY_NAME_LIMIT = 255  # characters of prefix and name together (OCI distribution specification)
-REQUIREMENT_LIMIT = 500  # requirements of one kind in one request
-FIELD_LIMIT = 256  # characters of one name or version field
-FILTER_LIMIT = 20  # library filters in one request
 SYSTEM_PREFIX = "system-python-"
 
 _IMAGE_NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*", re.ASCII)
@@ -28,13 +25,19 @@ _DISTRIBUTION_WITH_EXTRAS = re.compile(
     rf"(?P<name>{_DISTRIBUTION.pattern}) ?(?P<extras>\[[A-Za-z0-9._, -]*\])?", re.ASCII
 )
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
+# Names don't end with a hyphen, which no package's name does: apt would take it for "remove this package".
 _PACKAGE_GRAMMAR = {
-    PackageType.APT: (re.compile(r"[a-z0-9][a-z0-9+.-]+"), re.compile(r"(?:[0-9]+:)?[0-9][A-Za-z0-9.+~-]*")),
+    PackageType.APT: (
+        re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]"),
+        re.compile(r"(?:[0-9]+:)?[0-9][A-Za-z0-9.+~-]*"),
+    ),
     PackageType.ROCKYLINUX: (
-        re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*"),
+        re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+-]*[A-Za-z0-9_+])?"),
         re.compile(r"(?:[0-9]+:)?[A-Za-z0-9][A-Za-z0-9._+~^-]*"),
     ),
 }
+_MANAGER = {PackageType.APT: "apt", PackageType.ROCKYLINUX: "yum"}
+_SPECIFIER_FAULT = "must be a PEP 440 specifier such as >=1.2,<2, or a bare version such as 1.0.2"
 
 
 def system_image_name(python_version: str) -> str:
@@ -44,16 +47,16 @@ def system_image_name(python_version: str) -> str:
 
 def image_name_fault(name: str, prefix: str = "") -> str | None:
     """What is wrong with the name of a user's image whose repository is `prefix` and the name."""
+    room = limits.REPOSITORY_NAME - len(prefix)
+    if len(name) > room:
+        return f"must have at most {room} characters, so that its repository's name fits {limits.REPOSITORY_NAME}"
     if not _IMAGE_NAME.fullmatch(name):
         return (
             "must match ^[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*$: lower-case letters and digits from a letter on, "
             "in groups parted by a single - or _"
         )
-    if len(prefix) + len(name) > REPOSITORY_NAME_LIMIT:
-        room = REPOSITORY_NAME_LIMIT - len(prefix)
-        return f"must have at most {room} characters, so that its repository's name fits {REPOSITORY_NAME_LIMIT}"
     if name.startswith(SYSTEM_PREFIX):
-        return f"names that start with {SYSTEM_PREFIX} belong to system images; choose another"
+        return f"must not start with {SYSTEM_PREFIX}, which is kept for system images"
     return None
 
 
@@ -81,12 +84,15 @@ def pip_specifier_fault(specifier: str) -> str | None:
         return fault
     if ";" in specifier or "@" in specifier:
         return "must be versions only: no markers (;) and no URLs (@)"
-    try:
-        SpecifierSet(pip_specifier(specifier))
-    except InvalidSpecifier:
-        return "must be a PEP 440 specifier such as >=1.2,<2, or a bare version such as 1.0.2"
     if "===" in specifier:
         return "must not use ===; write == with a PEP 440 version"
+    spelt_out = pip_specifier(specifier)
+    if spelt_out and not all(part.strip() for part in spelt_out.split(",")):
+        return _SPECIFIER_FAULT
+    try:
+        SpecifierSet(spelt_out)
+    except InvalidSpecifier:
+        return _SPECIFIER_FAULT
     return None
 
 
@@ -164,13 +170,10 @@ def version_key(version: str) -> tuple[str, str]:
     return canonicalize_version(parsed.public), parsed.local or ""
 
 
-_MANAGER = {PackageType.APT: "apt", PackageType.ROCKYLINUX: "yum"}
-
-
 def text_fault(text: str) -> str | None:
     """What is wrong with any name or version field, whatever its grammar."""
-    if len(text) > FIELD_LIMIT:
-        return f"must have at most {FIELD_LIMIT} characters"
+    if len(text) > limits.FIELD:
+        return f"must have at most {limits.FIELD} characters"
     if _UNSAFE.search(text):
         return "must be printable ASCII: no line breaks, control characters or other scripts"
     return None

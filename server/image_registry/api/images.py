@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from typing import Any
+from uuid import UUID
 
 from grpc import aio
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryServicer
 
-from image_registry.api import validation
-from image_registry.api.tokens import PageTokens, bad_token
+from image_registry.api import page_queries, validation
+from image_registry.api.tokens import PageTokens
 from image_registry.codec import fill_image, fill_job
-from image_registry.models import LibraryFilter
 from image_registry.registry.builds import Builds
 from image_registry.registry.images import Images
 from image_registry.registry.platform import Platform
-from image_registry.requirements import library_key, version_key
 
 _Context = aio.ServicerContext[Any, Any]
-PUBLISHED_REST_CLIENT = "Swagger-Codegen/"  # user agent of the published REST clients
+PUBLISHED_REST_CLIENT = re.compile(r"Swagger-Codegen/\S*/python\b")  # its user agent
+JOB_ID_KEY = "rime-job-id"  # metadata of UpdateBuildInfo: which build is reported
 
 
 class ImageRegistry(ImageRegistryServicer):
@@ -59,14 +59,13 @@ class ImageRegistry(ImageRegistryServicer):
 
     async def ListImages(self, request: pb.ListImagesRequest, context: _Context) -> pb.ListImagesResponse:
         """A page of images in name order."""
-        size = validation.page_size(request.page_size)
-        after, filters = self._position(request)
-        found, more = await self._images.page(after=after, size=size, filters=filters)
+        query = page_queries.image_query(request, self._tokens)
+        found, more = await self._images.page(after=query.after, size=query.size, filters=query.filters)
         response = pb.ListImagesResponse()
         for image in found:
             fill_image(response.images.add(), image)
         if more:
-            response.next_page_token = self._tokens.make(found[-1].name, _canonical(filters))
+            response.next_page_token = query.token(self._tokens, found[-1].name)
         elif self._echo_last_token or _is_published_rest_client(context):
             response.next_page_token = request.page_token  # their loop ends when the token stays the same
         return response
@@ -95,38 +94,27 @@ class ImageRegistry(ImageRegistryServicer):
     async def UpdateBuildInfo(
         self, request: pb.UpdateBuildInfoRequest, context: _Context
     ) -> pb.UpdateBuildInfoResponse:
-        """Take the result of a builder outside this service."""
+        """Take the result of a builder outside this service.
+
+        The request knows an image by name only. A builder that says in its metadata which job it built can't be
+        mistaken for the builder of a later image of that name.
+        """
         await self._builds.record_outside_build(
-            validation.image_name(request.name),
+            request.name,
             succeeded=request.built_successfully,
             libraries=validation.reported_libraries(request),
+            job_id=_reported_job(context),
         )
         return pb.UpdateBuildInfoResponse()
 
-    def _position(self, request: pb.ListImagesRequest) -> tuple[str, list[LibraryFilter]]:
-        """Where the page starts and what it filters by. A filter beside a token must be the token's own."""
-        wanted = validation.library_filters(request)
-        if not request.page_token:
-            return "", wanted
-        after, kept = self._tokens.read(request.page_token)
-        if wanted and _canonical(wanted) != kept:
-            raise bad_token("it was made for another filter than the one beside it")
-        return after, [LibraryFilter(name, version) for name, version in kept]
 
-
-def _canonical(filters: Iterable[LibraryFilter]) -> list[list[str | None]]:
-    """Equal for filters that mean the same, in whatever order and spelling."""
-    seen = {(library_key(one.name), _canonical_version(one.version)) for one in filters}
-    return [list(pair) for pair in sorted(seen, key=lambda pair: (pair[0], pair[1] or ""))]
-
-
-def _canonical_version(version: str | None) -> str | None:
-    if version is None:
-        return None
-    public, local = version_key(version)
-    return f"{public}+{local}" if local else public
+def _reported_job(context: _Context) -> UUID | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == JOB_ID_KEY:
+            return validation.job_id(str(value))
+    return None
 
 
 def _is_published_rest_client(context: _Context) -> bool:
     metadata = context.invocation_metadata() or ()
-    return any(key == "user-agent" and PUBLISHED_REST_CLIENT in str(value) for key, value in metadata)
+    return any(key == "user-agent" and PUBLISHED_REST_CLIENT.search(str(value)) for key, value in metadata)

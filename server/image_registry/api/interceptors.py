@@ -6,14 +6,16 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from image_registry import deadline
 from image_registry.api.status import TRAILER, to_status, unforeseen
-from image_registry.errors import RegistryError
+from image_registry.errors import Reason, RegistryError
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +34,15 @@ class ErrorInterceptor(aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
-        """Wrap handlers of one request; others (health's watch, reflection) pass as they are."""
+        """Wrap handlers of one request; others (reflection) pass as they are. No handler: an unknown method."""
         handler = await continuation(handler_call_details)
+        method = handler_call_details.method
         if handler is None:
-            return handler
+            return grpc.stream_stream_rpc_method_handler(_guarded_stream(_unknown, method))
         serializers = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _tolerant(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
-        method = handler_call_details.method
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary, method), **serializers)
         if handler.unary_stream is not None:
@@ -48,10 +50,30 @@ class ErrorInterceptor(aio.ServerInterceptor):
         return handler
 
 
+@dataclass(frozen=True, slots=True)
+class _Malformed:
+    """Stands for a request that could not be decoded."""
+
+
+def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Left to gRPC, bytes that are no message would end as INTERNAL without details."""
+    if decode is None:
+        return None
+
+    def tolerant(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:
+            return _Malformed()
+
+    return tolerant
+
+
 def _guarded(behaviour: Any, method: str) -> Any:
     async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
         deadline.set_remaining(context.time_remaining())
         async with _errors_as_statuses(context, method):
+            _check_decoded(request)
             return await behaviour(request, context)
 
     return guarded
@@ -61,10 +83,21 @@ def _guarded_stream(behaviour: Any, method: str) -> Any:
     async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         deadline.set_remaining(context.time_remaining())
         async with _errors_as_statuses(context, method):
+            _check_decoded(request)
             async for message in behaviour(request, context):
                 yield message
 
     return guarded
+
+
+def _check_decoded(request: Any) -> None:
+    if isinstance(request, _Malformed):
+        raise RegistryError(Reason.MALFORMED_REQUEST, "the request is not an encoding of its message")
+
+
+async def _unknown(*_: Any) -> AsyncIterator[Any]:
+    raise RegistryError(Reason.UNKNOWN_METHOD, "this server has no such method")
+    yield
 
 
 @asynccontextmanager

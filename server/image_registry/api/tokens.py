@@ -13,10 +13,10 @@ import hmac
 import json
 from typing import Any
 
+from image_registry import limits
 from image_registry.errors import Fault, Reason, RegistryError
 
 _SIGNATURE = 16  # bytes
-TOKEN_LIMIT = 65_536  # characters; a filter of 20 long names and versions needs about 14,000
 
 
 class PageTokens:
@@ -28,17 +28,19 @@ class PageTokens:
     def make(self, position: str | int, query: Any) -> str:
         """The token of the page behind `position` for `query` (JSON values)."""
         payload = json.dumps([position, query], separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(self._sign(payload) + payload).rstrip(b"=").decode()
+        return _encode(self._sign(payload) + payload)
 
     def read(self, token: str) -> tuple[Any, Any]:
         """Position and query of a token that `make` made. Raises RegistryError INVALID_PAGE_TOKEN."""
-        if len(token) > TOKEN_LIMIT:
+        if len(token) > limits.PAGE_TOKEN:
             raise bad_token("it is too long to be one of this listing's")
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise bad_token("it is damaged") from None
         signature, payload = raw[:_SIGNATURE], raw[_SIGNATURE:]
+        if _encode(raw) != token:  # base64 has several spellings of the same bytes
+            raise bad_token("it is damaged")
         if not hmac.compare_digest(signature, self._sign(payload)):
             raise bad_token("it is not one that this listing gave out")
         position, query = json.loads(payload)
@@ -46,6 +48,10 @@ class PageTokens:
 
     def _sign(self, payload: bytes) -> bytes:
         return hmac.digest(self._key, payload, hashlib.sha256)[:_SIGNATURE]
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def bad_token(why: str) -> RegistryError:

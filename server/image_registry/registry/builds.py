@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
+from image_registry import limits
 from image_registry.codec import decode_definition, encode_definition
 from image_registry.errors import Reason, RegistryError, Resource, image_not_found
 from image_registry.lifecycle import BUILDING
@@ -22,8 +24,12 @@ from image_registry.models import (
     StoredJob,
     TerminationReason,
 )
+from image_registry.registry.steps import CANCELLED, end_build
+from image_registry.requirements import filter_name_fault, text_fault
 from image_registry.storage import images, jobs
 from image_registry.storage.database import Connection, Database
+
+log = logging.getLogger(__name__)
 
 MAX_FAULTS = 5  # attempts that may be lost or fail for passing reasons before a build is given up
 
@@ -48,22 +54,24 @@ class Builds:
         self._db = db
 
     async def claim(self, *, agent_id: UUID, lease: float) -> Claim | None:
-        """Take the next job that may run, for `lease` seconds; None: nothing to do at the moment."""
+        """Take the next job that may run, for `lease` seconds; None: nothing to do at the moment.
 
-        async def work(conn: Connection) -> Claim | None:
-            job = await jobs.claim(conn, agent_id=agent_id, lease=lease)
-            if job is None:
-                return None
-            if job.kind is not JobKind.BUILD:
-                return Claim(job)
-            return Claim(
-                job,
-                decode_definition(job.definition),
-                await images.base_of(conn, job.image_id),
-                await images.lock_file(conn, job.image_id),
-            )
-
-        return await self._db.write(work)
+        A user's image is recorded with the tag of the base that it is really built on, which another deployment, or
+        a cancelled rebuild, may have left at another tag than was wanted.
+        """
+        claimed = await self._db.write_once(partial(jobs.claim, agent_id=agent_id, lease=lease))
+        if claimed is None:
+            return None
+        job, base = claimed.job, claimed.base
+        if job.kind is not JobKind.BUILD:
+            return Claim(job)
+        definition = decode_definition(job.definition)
+        if base is not None and base.platform_tag != definition.platform_tag:
+            definition = replace(definition, platform_tag=base.platform_tag)
+            encoded = encode_definition(definition)
+            await self._db.write(partial(jobs.set_definition, job=job, definition=encoded))
+            job = replace(job, definition=encoded)
+        return Claim(job, definition, base, claimed.lock_file)
 
     async def next_due(self) -> float | None:
         """Seconds until a job that was put off may run; None: there is none."""
@@ -79,20 +87,23 @@ class Builds:
 
     async def set_progress(self, job: StoredJob, progress: str) -> None:
         """Show a line about the attempt under way."""
-        await self._db.write(lambda conn: jobs.set_progress(conn, job, progress))
+        await self._db.write(lambda conn: jobs.set_progress(conn, job, _shown(progress)))
 
     async def finish(self, job: StoredJob, report: BuildReport) -> bool:
         """End a build and change its image with it; False: fenced off, nothing was written."""
+        recordable = replace(report, progress=_shown(report.progress), libraries=_recordable(report.libraries))
 
         async def work(conn: Connection) -> bool:
             image = await images.lock_by_id(conn, job.image_id)
             owned = await jobs.lock_attempt(conn, job.id, job.attempt)
-            if owned is None:
-                return False
-            await _end(conn, owned, image, report)
-            return True
+            if owned is not None:
+                await end_build(conn, owned, image, recordable)
+            return owned is not None
 
-        return await self._db.write(work)
+        written = await self._db.write(work)
+        if written and report.outcome is Outcome.SUCCEEDED:
+            await self._outdate_children_if_possible()
+        return written
 
     async def finish_cleanup(self, job: StoredJob) -> bool:
         """End a repository's removal; False: fenced off."""
@@ -107,6 +118,7 @@ class Builds:
 
     async def put_back(self, job: StoredJob, *, delay: float, fault: bool, progress: str) -> None:
         """Another attempt in `delay` seconds. After MAX_FAULTS `fault`s a build is FAILED instead."""
+        shown = _shown(progress)
 
         async def work(conn: Connection) -> None:
             image = await images.lock_by_id(conn, job.image_id)
@@ -114,23 +126,29 @@ class Builds:
             if owned is None:
                 return
             if owned.cancel_requested:
-                await _end(conn, owned, image, _CANCELLED)
+                await end_build(conn, owned, image, CANCELLED)
             elif fault and owned.faults + 1 >= MAX_FAULTS and owned.kind is JobKind.BUILD:
-                await _end(conn, owned, image, _gave_up(progress))
+                await end_build(conn, owned, image, _gave_up(shown))
             else:
-                await jobs.put_back(conn, owned, delay=delay, fault=fault, progress=progress)
+                await jobs.put_back(conn, owned, delay=delay, fault=fault, progress=shown)
 
         await self._db.write(work)
 
     async def reconcile(self) -> int:
-        """Free the jobs of silent workers and end those that nobody should take over; returns how many were lost."""
+        """Free the jobs of silent workers and end those that nobody should take over; returns how many were lost.
+
+        Also marks OUTDATED what a rebuilt base left behind, should the worker that built it have died over it.
+        """
         lost = await self._db.write(jobs.expire_leases)
         for job in await self._db.read(lambda conn: jobs.hopeless(conn, MAX_FAULTS)):
             await self._db.write(partial(_end_hopeless, seen=job))
+        await self._outdate_children()
         return lost
 
-    async def record_outside_build(self, name: str, *, succeeded: bool, libraries: tuple[PipLibrary, ...]) -> None:
-        """The result of a builder outside this service, for the build under way.
+    async def record_outside_build(
+        self, name: str, *, succeeded: bool, libraries: tuple[PipLibrary, ...], job_id: UUID | None = None
+    ) -> None:
+        """The result of a builder outside this service, for the build under way; with `job_id` for that one only.
 
         Raises RegistryError IMAGE_NOT_FOUND, IMAGE_NOT_BUILDING.
         """
@@ -139,54 +157,29 @@ class Builds:
         else:
             report = BuildReport(Outcome.FAILED, TerminationReason.GENERIC_ERROR, "reported FAILED by its builder")
 
-        async def work(conn: Connection) -> None:
+        async def work(conn: Connection) -> RoleType:
             image = await images.lock(conn, name)
             if image is None:
                 raise image_not_found(name)
-            job = await jobs.lock_unfinished_build(conn, image.id)
-            if image.status not in BUILDING or job is None:
-                raise RegistryError(
-                    Reason.IMAGE_NOT_BUILDING,
-                    f"{name!r} is {image.status.name}: no build of it is under way",
-                    resource=Resource("image", name),
-                    blockers=(Resource("image", name, f"is {image.status.name}"),),
-                )
-            await _end(conn, job, image, report)
+            job = await jobs.lock_unfinished_build(conn, image.id) if image.status in BUILDING else None
+            if job is None or job_id not in {None, job.uuid}:
+                raise _not_building(image)
+            await end_build(conn, job, image, report)
+            return image.role
 
-        await self._db.write(work)
+        if await self._db.write(work) is RoleType.SYSTEM:
+            await self._outdate_children_if_possible()
 
+    async def _outdate_children(self) -> None:
+        while await self._db.write(images.outdate_children):
+            pass
 
-async def _end(conn: Connection, job: StoredJob, image: StoredImage | None, report: BuildReport) -> None:
-    """End a locked job and its locked image together. An image deleted meanwhile leaves a cancelled job."""
-    outcome = report.outcome if image is not None else Outcome.CANCELLED
-    if outcome is Outcome.CANCELLED or image is None:
-        await jobs.finish(conn, job, JobStatus.CANCELLED, TerminationReason.COMPLETED, report.progress or "cancelled")
-        await images.end_cancelled(conn, job.image_id)
-    elif outcome is Outcome.FAILED:
-        await jobs.finish(conn, job, JobStatus.FAILED, report.reason, report.progress)
-        await images.end_failed(conn, image.id)
-    else:
-        await jobs.finish(conn, job, JobStatus.SUCCEEDED, TerminationReason.COMPLETED, report.progress)
-        await _record(conn, job, image, report)
-
-
-async def _record(conn: Connection, job: StoredJob, image: StoredImage, report: BuildReport) -> None:
-    built = replace(decode_definition(job.definition), pip_libraries=report.libraries)
-    await images.end_ready(
-        conn,
-        image.id,
-        definition=encode_definition(built),
-        platform_tag=built.platform_tag,
-        digest=report.digest,
-        lock_file=report.lock_file,
-        old=decode_definition(image.definition).pip_libraries,
-        new=report.libraries,
-    )
-    if image.role is RoleType.SYSTEM:
-        await images.mark_outdated_children(conn, image.id, built.platform_tag)
-    newest = await images.newest_platform_tag(conn)
-    if newest not in {"", built.platform_tag}:  # the platform moved on while this was building
-        await images.mark_one_outdated(conn, image.id)
+    async def _outdate_children_if_possible(self) -> None:
+        """The build is recorded already: what fails here is done by the next `reconcile`."""
+        try:
+            await self._outdate_children()
+        except RegistryError as error:
+            log.warning("images on rebuilt bases are marked OUTDATED later: %s", error)
 
 
 async def _end_hopeless(conn: Connection, seen: StoredJob) -> None:
@@ -194,18 +187,31 @@ async def _end_hopeless(conn: Connection, seen: StoredJob) -> None:
     job = await jobs.lock(conn, seen.id)
     if job.status is not JobStatus.RECONCILING:
         return
-    if job.cancel_requested:
-        await _end(conn, job, image, _CANCELLED)
-    else:
-        await _end(conn, job, image, _gave_up("its worker was lost"))
-
-
-_CANCELLED = BuildReport(Outcome.CANCELLED, TerminationReason.COMPLETED, "cancelled")
+    await end_build(conn, job, image, CANCELLED if job.cancel_requested else _gave_up("its worker was lost"))
 
 
 def _gave_up(last: str) -> BuildReport:
-    text = f"given up after {MAX_FAULTS} attempts; the last one: {last}"
+    text = _shown(f"given up after {MAX_FAULTS} attempts; the last one: {last}")
     return BuildReport(Outcome.FAILED, TerminationReason.INTERNAL_ERROR, text)
+
+
+def _not_building(image: StoredImage) -> RegistryError:
+    return RegistryError(
+        Reason.IMAGE_NOT_BUILDING,
+        f"{image.name!r} is {image.status.name}: the reported build of it is not under way",
+        resource=Resource("image", image.name),
+        blockers=(Resource("image", image.name, f"is {image.status.name}"),),
+    )
+
+
+def _shown(text: str) -> str:
+    """Text of builders as it can be kept: bounded, and without the one character that Postgres can't store."""
+    return text.replace("\0", "")[: limits.PROGRESS]
+
+
+def _recordable(libraries: tuple[PipLibrary, ...]) -> tuple[PipLibrary, ...]:
+    """Without what no `pip list` can show: names and versions that are malformed, or longer than any real one."""
+    return tuple(x for x in libraries if not filter_name_fault(x.name) and not text_fault(x.version))
 
 
 def base_is_usable(base: StoredImage) -> bool:

@@ -22,7 +22,8 @@ from image_registry.models import (
     TerminationReason,
 )
 from image_registry.registry.platform import PlatformConfig, ensure_system_image
-from image_registry.storage import images, jobs
+from image_registry.requirements import system_image_name
+from image_registry.storage import image_pages, images, jobs
 from image_registry.storage.database import Connection, Database
 
 
@@ -38,46 +39,58 @@ class Images:
         return await self._db.read(images.identity)
 
     async def create(self, wanted: NewImage) -> tuple[StoredImage, StoredJob]:
-        """Record an image and launch its build, together with its system image's if that is missing or failed.
+        """Record an image and launch its build: in one statement if its system image is there at the current tag,
+        else together with that one's creation or rebuild.
 
         Raises RegistryError IMAGE_ALREADY_EXISTS.
         """
         definition = self._config.user_definition(wanted)
+        image = StoredImage(
+            id=0,
+            name=wanted.name,
+            role=RoleType.USER_DEFINED,
+            status=ImageStatus.BUILDING_FIRST_TIME,
+            python_version=wanted.python_version,
+            platform_tag=self._config.tag,
+            base_image_id=None,
+            definition=encode_definition(definition),
+        )
 
-        async def work(conn: Connection) -> tuple[StoredImage, StoredJob]:
-            base_id = await ensure_system_image(conn, self._config, wanted.python_version)
-            image = StoredImage(
-                id=0,
-                name=wanted.name,
-                role=RoleType.USER_DEFINED,
-                status=ImageStatus.BUILDING_FIRST_TIME,
-                python_version=wanted.python_version,
-                platform_tag=self._config.tag,
-                base_image_id=base_id,
-                definition=encode_definition(definition),
+        async def quickly(conn: Connection) -> tuple[int | None, StoredJob | None]:
+            return await images.create_on_current_base(
+                conn,
+                image,
+                base=system_image_name(wanted.python_version),
+                repository=definition.repo_uri,
+                priority=Priority.INTERACTIVE,
             )
-            job = await images.create(conn, image, repository=definition.repo_uri, priority=Priority.INTERACTIVE)
-            if job is None:
-                raise RegistryError(
-                    Reason.IMAGE_ALREADY_EXISTS,
-                    f"an image named {wanted.name!r} exists already",
-                    resource=Resource("image", wanted.name),
-                )
-            return replace(image, id=job.image_id), job
 
-        return await self._db.write(work)
+        async def with_base(conn: Connection) -> StoredJob:
+            base_id = await ensure_system_image(conn, self._config, wanted.python_version)
+            on_base = replace(image, base_image_id=base_id)
+            job = await images.create(conn, on_base, repository=definition.repo_uri, priority=Priority.INTERACTIVE)
+            if job is None:  # to be raised in here: the system image isn't made for nothing either
+                raise _already_exists(wanted.name)
+            return job
+
+        base_id, job = await self._db.write_once(quickly)
+        if base_id is None:
+            job = await self._db.write(with_base)
+        elif job is None:
+            raise _already_exists(wanted.name)
+        self._db.announce(jobs.CHANNEL)
+        return replace(image, id=job.image_id), job
 
     async def get(self, name: str) -> StoredImage:
         """The image with the names of those that are built on it. Raises RegistryError IMAGE_NOT_FOUND."""
-        image = await self._db.read(lambda conn: images.get(conn, name, children=True))
+        image = await self._db.read(lambda conn: images.get_with_children(conn, name))
         if image is None:
             raise image_not_found(name)
         return image
 
     async def page(self, *, after: str, size: int, filters: Sequence[LibraryFilter]) -> tuple[list[StoredImage], bool]:
         """Up to `size` images in name order behind the name `after`, and whether there are more."""
-        found = await self._db.read(lambda conn: images.page(conn, after=after, limit=size + 1, filters=filters))
-        return found[:size], len(found) > size
+        return await self._db.read(lambda conn: image_pages.page(conn, after=after, size=size, filters=filters))
 
     async def delete(self, name: str) -> None:
         """Remove an image: its build is cancelled, its name is free at once, a job removes the repository.
@@ -86,15 +99,11 @@ class Images:
         """
 
         async def work(conn: Connection) -> None:
-            image = await images.lock(conn, name)
+            image = await images.lock_to_delete(conn, name)
             if image is None:
                 raise image_not_found(name)
             if image.role is RoleType.SYSTEM:
-                raise RegistryError(
-                    Reason.SYSTEM_IMAGE_PROTECTED,
-                    f"{name!r} is a system image, which only the platform changes",
-                    resource=Resource("image", name),
-                )
+                raise _is_protected(name)
             if children := await images.child_names(conn, image.id):
                 raise _has_children(name, children)
             definition = decode_definition(image.definition)
@@ -110,15 +119,31 @@ class Images:
             )
 
         await self._db.write(work)
+        self._db.announce(jobs.CHANNEL)
 
 
 async def _cancel_build(conn: Connection, image_id: int) -> None:
+    """A build that waits ends at once, one that runs is stopped by its worker."""
     job = await jobs.lock_unfinished_build(conn, image_id)
     if job is None:
         return
+    await jobs.request_cancel(conn, job)
     if job.status in CLAIMABLE:
         await jobs.finish(conn, job, JobStatus.CANCELLED, TerminationReason.COMPLETED, "cancelled: image deleted")
-    await jobs.request_cancel(conn, job)
+
+
+def _already_exists(name: str) -> RegistryError:
+    return RegistryError(
+        Reason.IMAGE_ALREADY_EXISTS, f"an image named {name!r} exists already", resource=Resource("image", name)
+    )
+
+
+def _is_protected(name: str) -> RegistryError:
+    return RegistryError(
+        Reason.SYSTEM_IMAGE_PROTECTED,
+        f"{name!r} is a system image, which only the platform changes",
+        resource=Resource("image", name),
+    )
 
 
 def _has_children(name: str, children: list[str]) -> RegistryError:

@@ -24,7 +24,8 @@ class JobLogs:
 
     async def append(self, job: StoredJob, text: str) -> None:
         """Add text to the log of a job that this worker owns."""
-        await self._db.write(lambda conn: job_logs.append(conn, job, text))
+        storable = text.replace("\0", "")
+        await self._db.write(lambda conn: job_logs.append(conn, job, storable))
 
     async def read(self, uuid: UUID, *, follow: bool) -> AsyncIterator[str]:
         """The log from its beginning, in pieces; with `follow` until the job ends.

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from image_registry.errors import Reason, RegistryError, Resource, job_not_found
 from image_registry.lifecycle import CLAIMABLE
-from image_registry.models import JobStatus, StoredJob, TerminationReason
+from image_registry.models import JobStatus, StoredJob
+from image_registry.registry.steps import CANCELLED, end_build
 from image_registry.storage import images, jobs
 from image_registry.storage.database import Connection, Database
 
@@ -29,10 +30,9 @@ class Jobs:
         self, *, before: int | None, size: int, statuses: Sequence[JobStatus], image_name: str | None
     ) -> tuple[list[StoredJob], bool]:
         """Up to `size` jobs, newest first, older than the job `before`, and whether there are more."""
-        found = await self._db.read(
-            lambda conn: jobs.page(conn, before=before, limit=size + 1, statuses=statuses, image_name=image_name)
+        return await self._db.read(
+            lambda conn: jobs.page(conn, before=before, size=size, statuses=statuses, image_name=image_name)
         )
-        return found[:size], len(found) > size
 
     async def cancel(self, uuid: UUID) -> None:
         """Stop a job: one that waits ends at once, one that runs is stopped by its worker. Idempotent.
@@ -44,18 +44,23 @@ class Jobs:
             seen = await jobs.get(conn, uuid)
             if seen is None:
                 raise job_not_found(str(uuid))
-            await images.lock_by_id(conn, seen.image_id)
+            image = await images.lock_by_id(conn, seen.image_id)
             job = await jobs.lock(conn, seen.id)
             if job.status in {JobStatus.SUCCEEDED, JobStatus.FAILED}:
-                raise RegistryError(
-                    Reason.JOB_FINISHED,
-                    f"job {uuid} is over: it has {job.status.name.lower()}",
-                    resource=Resource("job", str(uuid)),
-                )
+                raise _job_finished(job)
+            if job.status is JobStatus.CANCELLED:
+                return
+            await jobs.request_cancel(conn, job)
             if job.status in CLAIMABLE:
-                await jobs.finish(conn, job, JobStatus.CANCELLED, TerminationReason.COMPLETED, "cancelled")
-                await images.end_cancelled(conn, job.image_id)
-            if job.status is not JobStatus.CANCELLED:
-                await jobs.request_cancel(conn, job)
+                await end_build(conn, job, image, CANCELLED)
 
         await self._db.write(work)
+
+
+def _job_finished(job: StoredJob) -> RegistryError:
+    return RegistryError(
+        Reason.JOB_FINISHED,
+        f"job {job.uuid} is over: it has {job.status.name.lower()}",
+        resource=Resource("job", str(job.uuid)),
+        blockers=(Resource("job", str(job.uuid), f"is {job.status.name}"),),
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from image_registry.codec import decode_definition, encode_definition
 from image_registry.errors import image_not_found
@@ -11,7 +12,6 @@ from image_registry.models import (
     ImageDefinition,
     ImageReference,
     ImageStatus,
-    JobKind,
     NewImage,
     PipRequirement,
     Priority,
@@ -20,6 +20,7 @@ from image_registry.models import (
     StoredImage,
     StoredJob,
 )
+from image_registry.registry.steps import start_rebuild
 from image_registry.requirements import system_image_name
 from image_registry.storage import images, jobs
 from image_registry.storage.database import Connection, Database
@@ -68,6 +69,16 @@ class PlatformConfig:
             package_requirements=wanted.package_requirements,
         )
 
+    def at_current_tag(self, image: StoredImage) -> ImageDefinition:
+        """What an existing image is to become when it is rebuilt."""
+        old = decode_definition(image.definition)
+        if image.role is RoleType.USER_DEFINED:
+            wanted = NewImage(image.name, image.python_version, old.pip_requirements, old.package_requirements)
+            return self.user_definition(wanted)
+        if image.python_version in self.base_images:
+            return self.system_definition(image.python_version)
+        return replace(old, platform_tag=self.tag, pip_libraries=())  # a Python that is no longer supported
+
 
 class Platform:
     """What a deployment of the platform asks of the registry."""
@@ -78,15 +89,17 @@ class Platform:
 
     async def ensure_images(self) -> None:
         """Every supported Python has its system image at the current tag, or a build under way that makes it so;
-        READY images of older tags are OUTDATED. Idempotent, and safe from several replicas at once."""
+        READY images of older tags are OUTDATED. Idempotent, and safe from several replicas at once.
 
-        async def work(conn: Connection) -> None:
-            await images.set_platform_tag(conn, self._config.tag)
-            for version in sorted(self._config.base_images):
-                await ensure_system_image(conn, self._config, version)
-            await images.mark_outdated(conn, self._config.tag)
-
-        await self._db.write(work)
+        Each step is a transaction of its own, so that none holds many locks. The tag comes first: builds of older
+        tags that end from then on make their images OUTDATED themselves.
+        """
+        await self._db.write(lambda conn: images.set_platform_tag(conn, self._config.tag))
+        for version in self._config.base_images:
+            await self._db.write(partial(ensure_system_image, config=self._config, python_version=version))
+        self._db.announce(jobs.CHANNEL)
+        while await self._db.write(images.outdate_by_tag):
+            pass
 
     async def sync_image(self, name: str, *, force: bool) -> tuple[StoredImage, StoredJob | None]:
         """Rebuild an image at the current tag unless it is READY at that tag and `force` is off.
@@ -108,18 +121,23 @@ class Platform:
                 return image, await jobs.lock_unfinished_build(conn, image.id)
             if image.status is ImageStatus.READY and image.platform_tag == self._config.tag and not force:
                 return image, None
-            job = await _rebuild(conn, self._config, image)
-            return await _again(conn, name), job
+            return await start_rebuild(conn, image, self._config.at_current_tag(image))
 
-        return await self._db.write(work)
+        synced = await self._db.write(work)
+        self._db.announce(jobs.CHANNEL)
+        return synced
 
 
 async def ensure_system_image(conn: Connection, config: PlatformConfig, python_version: str) -> int:
-    """The id of the system image of that Python: created if missing, rebuilt if failed or of another tag."""
+    """The id of the system image of that Python: created if missing, brought to the current tag if it is not there.
+
+    A replica of an older deployment, while a newer one is being rolled out, creates what is missing but leaves the
+    rest to the newer one.
+    """
     name = system_image_name(python_version)
+    definition = config.system_definition(python_version)
     image = await images.get(conn, name)
     if image is None:
-        definition = config.system_definition(python_version)
         new = StoredImage(
             id=0,
             name=name,
@@ -133,47 +151,28 @@ async def ensure_system_image(conn: Connection, config: PlatformConfig, python_v
         job = await images.create(conn, new, repository=definition.repo_uri, priority=Priority.INTERACTIVE)
         if job is not None:
             return job.image_id
-    elif not _needs_build(config, image):
+    elif image.status is ImageStatus.READY and image.platform_tag == config.tag:
         return image.id
-    locked = await images.lock(conn, name)  # made or changed by another replica a moment ago: look again
-    if locked is None:
-        raise image_not_found(name)
-    if _needs_build(config, locked):
-        await _rebuild(conn, config, locked)
-    return locked.id
-
-
-def _needs_build(config: PlatformConfig, image: StoredImage) -> bool:
-    if image.status in BUILDING:
-        return False
-    return image.status is ImageStatus.FAILED or image.platform_tag != config.tag
-
-
-async def _rebuild(conn: Connection, config: PlatformConfig, image: StoredImage) -> StoredJob:
-    """A locked image that isn't building → REBUILDING at the current tag, with its job."""
-    old = decode_definition(image.definition)
-    if image.role is RoleType.SYSTEM and image.python_version in config.base_images:
-        definition = config.system_definition(image.python_version)
-    else:
-        wanted = NewImage(image.name, image.python_version, old.pip_requirements, old.package_requirements)
-        definition = config.user_definition(wanted)
-    await images.start_rebuild(conn, image.id)
-    return await jobs.insert(
-        conn,
-        kind=JobKind.BUILD,
-        priority=Priority.INTERACTIVE if image.role is RoleType.SYSTEM else Priority.PLATFORM,
-        image_id=image.id,
-        image_name=image.name,
-        repository=old.repo_uri,
-        definition=encode_definition(definition),
-    )
-
-
-async def _again(conn: Connection, name: str) -> StoredImage:
+    if await images.hold_platform_tag(conn) in {"", config.tag}:
+        await _bring_to_current_tag(conn, config, name)
     image = await images.get(conn, name)
-    if image is None:
+    if image is None:  # pragma: no cover (nothing deletes system images)
         raise image_not_found(name)
-    return image
+    return image.id
+
+
+async def _bring_to_current_tag(conn: Connection, config: PlatformConfig, name: str) -> None:
+    """Rebuild a system image, at once or after the build under way, unless that is not needed."""
+    image = await images.lock(conn, name)  # another replica may have changed it a moment ago
+    if image is None:  # pragma: no cover (nothing deletes system images)
+        raise image_not_found(name)
+    definition = config.system_definition(image.python_version)
+    if image.status in BUILDING:
+        job = await jobs.lock_unfinished_build(conn, image.id)
+        is_on_its_way = job is not None and decode_definition(job.definition).platform_tag == config.tag
+        await images.set_next_definition(conn, image.id, None if is_on_its_way else encode_definition(definition))
+    elif image.status is not ImageStatus.READY or image.platform_tag != config.tag:
+        await start_rebuild(conn, image, definition)
 
 
 def reference_type(reference: str) -> ReferenceType:

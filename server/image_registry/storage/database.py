@@ -1,4 +1,4 @@
-"""The connection pool, and the only two ways to use it: `read` and `write`.
+"""The connection pool, and the ways to use it: `read`, `write`, `write_once`.
 
 Every database fault leaves here as a `RegistryError`; no SQLSTATE gets further up.
 """
@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -16,20 +17,37 @@ from psycopg import errors as pg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from image_registry import deadline
 from image_registry.errors import Reason, RegistryError
 
 log = logging.getLogger(__name__)
 
-Connection: TypeAlias = psycopg.AsyncConnection[DictRow]
+
+class Connection(psycopg.AsyncConnection[DictRow]):
+    """A pooled connection. `bound` is its statement timeout (ms), `generation` the pool's when it was made."""
+
+    bound: int = 0
+    generation: int = 0
+
+
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Connection], Awaitable[T]]
 
-DEADLOCK_TRIES = 4
+TRIES = 4  # of a read or a transaction that lost its connection, or was a deadlock's victim
 RETRY_AFTER = 1.0  # seconds, in RetryInfo
 WAITING_PER_CONNECTION = 64  # calls that may queue for one connection before more are turned away
+SHORTEST_TIMEOUT = 50  # milliseconds; deadlines below it cancel the statement by themselves
+PING_SECONDS = 3.0
+ANNOUNCE_INTERVAL = 0.02  # seconds that announcements are gathered for
+# A peer that vanished without a word is noticed after some 15 seconds.
+KEEPALIVE: dict[str, Any] = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
 
 
 class Database:
@@ -39,19 +57,24 @@ class Database:
     """
 
     def __init__(self, dsn: str, *, size: int, wait: float, statement_timeout: float) -> None:
-        self._statement_timeout = statement_timeout
-        self._wait = wait
-        self._checking: asyncio.Task[None] | None = None
         self._dsn = dsn
+        self._wait = wait
+        self._longest = int(statement_timeout * 1000)
+        self._generation = 0  # of the pool's connections: a new one begins when one is lost
+        self._monitor: psycopg.AsyncConnection[Any] | None = None
+        self._answers = True
+        self._news: set[str] = set()
+        self._announcer: asyncio.Task[None] | None = None
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
+            connection_class=Connection,
             min_size=min(2, size),
             max_size=size,
             max_waiting=size * WAITING_PER_CONNECTION,
             timeout=wait,
             open=False,
             configure=self._configure,
-            kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5},
+            kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5, **KEEPALIVE},
             reconnect_timeout=0.5,
         )
 
@@ -61,93 +84,174 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._checking:
-            self._checking.cancel()
+        if self._announcer:
+            self._announcer.cancel()
+        if self._monitor:
+            await self._monitor.close()
         await self._pool.close(timeout=2.0)
 
     async def ping(self) -> None:
-        """One round trip. Raises RegistryError (DATABASE_UNAVAILABLE, OVERLOADED) if there is no answer."""
-        await self.read(lambda conn: conn.execute("select 1"))
+        """One round trip, on a connection of its own: a busy pool is no lost database.
+
+        Raises RegistryError DATABASE_UNAVAILABLE if there is no answer.
+        """
+        try:
+            with _translated():
+                async with asyncio.timeout(PING_SECONDS):
+                    came_back = await self._reach()
+        except RegistryError:
+            self._answers = False
+            raise
+        if came_back:
+            self._answers = True
+            await self._renew_pool()
+
+    async def _reach(self) -> bool:
+        """Ask on the monitor's connection, on a new one if that was lost. Returns whether the database was away."""
+        away = not self._answers
+        if self._monitor is not None:
+            try:
+                await self._monitor.execute("select 1")
+            except psycopg.OperationalError:
+                away = True
+                await self._monitor.close()
+            else:
+                return away
+        self._monitor = None
+        self._monitor = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, **KEEPALIVE)
+        return away
 
     async def read(self, work: Work[T]) -> T:
-        """Run point reads in autocommit. A broken connection is replaced once: reads may be repeated."""
+        """Run reads in autocommit. They are repeated when their connection was lost."""
         with _translated():
-            try:
-                return await self._read(work)
-            except psycopg.OperationalError as error:
-                if isinstance(error, pg.QueryCanceled | PoolTimeout | TooManyRequests):
-                    raise
-                self._check_pool()
-                return await self._read(work)
-
-    async def _read(self, work: Work[T]) -> T:
-        limit = self._limit()
-        async with self._pool.connection(self._patience()) as conn:
-            if limit is None:
-                return await work(conn)
-            async with conn.transaction():
-                await _bound(conn, limit)
-                return await work(conn)
+            for tries_left in reversed(range(TRIES)):
+                try:
+                    async with self._connection() as conn:
+                        return await work(conn)
+                except psycopg.OperationalError as error:
+                    if not (tries_left and _is_lost(error)):
+                        raise
+            raise AssertionError("unreachable: the last try returns or raises")
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in one transaction: all of it or nothing.
 
-        Repeated when Postgres chose it as a deadlock's victim and when the connection was already dead
-        before anything was sent, never after the outcome could be unknown.
+        Repeated when nothing can have been committed: it was a deadlock's victim, or the connection was lost before
+        the commit was sent. An outcome that is unknown is an error.
         """
         with _translated():
-            for tries_left in reversed(range(DEADLOCK_TRIES)):
-                begun = False
+            for tries_left in reversed(range(TRIES)):
+                committing = False
                 try:
-                    async with self._pool.connection(self._patience()) as conn, conn.transaction():
-                        begun = True
-                        if (limit := self._limit()) is not None:
-                            await _bound(conn, limit)
-                        return await work(conn)
+                    async with self._connection() as conn, conn.transaction():
+                        result = await work(conn)
+                        committing = True
+                    return result  # noqa: TRY300 (an `else` can't see that the commit is over)
                 except (pg.DeadlockDetected, pg.SerializationFailure):
                     if not tries_left:
                         raise
                 except psycopg.OperationalError as error:
-                    self._check_pool()
-                    if begun or not tries_left or isinstance(error, PoolTimeout | TooManyRequests):
+                    if committing or not (tries_left and _is_lost(error)):
                         raise
             raise AssertionError("unreachable: the last try returns or raises")
+
+    async def write_once(self, work: Work[T]) -> T:
+        """Run `work`, which is a single statement and so a transaction by itself; never repeated."""
+        with _translated():
+            async with self._connection() as conn:
+                return await work(conn)
+
+    def announce(self, channel: str) -> None:
+        """Tell those who `listen` that there is news: soon, and once for many calls.
+
+        Not part of the caller's transaction, since commits with a NOTIFY queue for one lock (it halves the creates a
+        second). It can be lost with this process: listeners have to look by themselves from time to time.
+        """
+        self._news.add(channel)
+        if self._announcer is None or self._announcer.done():
+            self._announcer = asyncio.create_task(self._send_news(), context=Context())
+
+    async def _send_news(self) -> None:
+        while self._news:
+            channels, self._news = sorted(self._news), set()
+            with suppress(RegistryError):
+                await self.read(lambda conn, c=channels: conn.execute(_NOTIFY, [c]))  # type: ignore[misc]
+            await asyncio.sleep(ANNOUNCE_INTERVAL)
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
         """Notifications' payloads on a connection of their own. Raises psycopg.OperationalError when it breaks."""
-        conn = await psycopg.AsyncConnection.connect(
-            self._dsn, autocommit=True, connect_timeout=5, keepalives_idle=10, keepalives_interval=5, keepalives_count=3
-        )
+        conn = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=5, **KEEPALIVE)
         async with conn:
             await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
             yield (notice.payload async for notice in conn.notifies())
 
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection whose statements end with the call's deadline."""
+        left = deadline.remaining()
+        if left is not None and left <= 0:
+            raise _deadline_exceeded()
+        try:
+            conn = await self._pool.getconn(self._wait if left is None else min(left, self._wait))
+        except PoolTimeout as error:
+            raise _deadline_exceeded() if left is not None and left <= self._wait else self._no_connection() from error
+        try:
+            await _bind(conn, self._timeout(left))
+            yield conn
+        except pg.ReadOnlySqlTransaction:  # a primary that became a standby: look for the new one
+            await conn.close()
+            raise
+        finally:
+            if conn.closed and conn.generation == self._generation:
+                await self._renew_pool()
+            await self._pool.putconn(conn)
+
+    async def _renew_pool(self) -> None:
+        """Make new connections for those that are idle, and for those in use when they come back.
+
+        One loss most often means that all were lost: this way a restart costs no call for each of them. The check
+        makes the pool connect for those who wait already.
+        """
+        self._generation += 1
+        await self._pool.drain()
+        await self._pool.check()
+
+    def _timeout(self, left: float | None) -> int:
+        """The statement timeout for what is left, in milliseconds: `statement_timeout` halved as often as it fits.
+
+        Few different values, so that connections seldom have to be told another. The rest is exact already: a call
+        whose deadline passes is cancelled by gRPC, and psycopg cancels the statement under way.
+        """
+        limit = self._longest
+        while left is not None and limit >= 2 * max(left * 1000, SHORTEST_TIMEOUT):
+            limit //= 2
+        return limit
+
+    def _no_connection(self) -> RegistryError:
+        if self._answers:
+            return RegistryError(Reason.OVERLOADED, "no database connection came free in time", retry_after=RETRY_AFTER)
+        return _unavailable()
+
     async def _configure(self, conn: Connection) -> None:
-        milliseconds = int(self._statement_timeout * 1000)
+        await _bind(conn, self._longest)
+        conn.generation = self._generation
+
+
+_NOTIFY = "select pg_notify(channel, '') from unnest(%s::text[]) as channel"
+
+
+async def _bind(conn: Connection, milliseconds: int) -> None:
+    if conn.bound != milliseconds:
         await conn.execute("select set_config('statement_timeout', %s, false)", [str(milliseconds)])
-
-    def _limit(self) -> float | None:
-        left = deadline.remaining()
-        return None if left is None or left >= self._statement_timeout else left
-
-    def _patience(self) -> float:
-        left = deadline.remaining()
-        return self._wait if left is None else max(0.001, min(left, self._wait))
-
-    def _check_pool(self) -> None:
-        """After one broken connection look at all idle ones, so that a restart costs each of them no call."""
-        if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(self._check_quietly())
-
-    async def _check_quietly(self) -> None:
-        with suppress(psycopg.Error):
-            await self._pool.check()
+        conn.bound = milliseconds
 
 
-async def _bound(conn: Connection, seconds: float) -> None:
-    milliseconds = max(1, int(seconds * 1000))
-    await conn.execute("select set_config('statement_timeout', %s, true)", [str(milliseconds)])
+def _is_lost(error: psycopg.OperationalError) -> bool:
+    """Whether the connection broke, or the server took it away; neither is an answer to the statement."""
+    if error.sqlstate is None:
+        return not isinstance(error, PoolTimeout | TooManyRequests | PoolClosed)
+    return error.sqlstate.startswith("57P")  # operator intervention: shutdown, crash, starting up
 
 
 @contextmanager
@@ -158,27 +262,21 @@ def _translated() -> Iterator[None]:
         raise RegistryError(
             Reason.OVERLOADED, "too many calls are waiting for the database", retry_after=RETRY_AFTER
         ) from error
-    except PoolTimeout as error:
-        if (left := deadline.remaining()) is not None and left <= 0:
-            raise _deadline_exceeded() from error
-        raise RegistryError(
-            Reason.DATABASE_UNAVAILABLE, "no database connection came free in time", retry_after=RETRY_AFTER
-        ) from error
     except pg.QueryCanceled as error:
         raise _deadline_exceeded() from error
-    except psycopg.OperationalError as error:
-        log.warning("database: %s", _first_line(error))
-        raise RegistryError(
-            Reason.DATABASE_UNAVAILABLE, "the database does not answer at the moment", retry_after=RETRY_AFTER
-        ) from error
+    except (psycopg.OperationalError, pg.ReadOnlySqlTransaction, TimeoutError) as error:
+        log.warning("database: %s", (str(error).splitlines() or [type(error).__name__])[0])
+        raise _unavailable() from error
+
+
+def _unavailable() -> RegistryError:
+    return RegistryError(
+        Reason.DATABASE_UNAVAILABLE, "the database does not answer at the moment", retry_after=RETRY_AFTER
+    )
 
 
 def _deadline_exceeded() -> RegistryError:
     return RegistryError(Reason.DEADLINE_EXCEEDED, "the deadline passed before the database had answered")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def describe_dsn(dsn: str) -> str:

@@ -1,31 +1,34 @@
+-- part: image
+i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_id, i.definition
+
+-- part: job
+j.id, j.uuid, j.kind, j.image_id, j.image_name, j.repository, j.definition, j.status, j.termination_reason, j.attempt,
+    j.faults, j.cancel_requested, j.progress, j.created_at, j.started_at, j.finished_at, j.agent_id, j.log_parts,
+    0.0::float8 as running_seconds
+
 -- name: get
-select i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_id, i.definition
-from images i where i.name = %(name)s
+select {image} from images i where i.name = %(name)s
 
 -- name: get_with_children
-select i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_id, i.definition,
-    array(select c.name from images c where c.base_image_id = i.id order by c.name) as child_names
+select {image}, array(
+    select c.name from images c where c.base_image_id = i.id order by c.name limit %(children)s
+) as child_names
 from images i where i.name = %(name)s
 
+-- The key lock of a new child (foreign key) passes this lock: images can be created while their base is rebuilt.
 -- name: lock
-select i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_id, i.definition
-from images i where i.name = %(name)s for update
+select {image} from images i where i.name = %(name)s for no key update
 
 -- name: lock_by_id
-select i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_id, i.definition
-from images i where i.id = %(id)s for update
+select {image} from images i where i.id = %(id)s for no key update
 
--- name: base_of
-select b.id, b.name, b.role, b.status, b.python_version, b.platform_tag, b.base_image_id, b.definition
-from images i join images b on b.id = i.base_image_id where i.id = %(id)s
-
--- name: lock_file
-select lock from images where id = %(id)s
+-- name: lock_to_delete
+select {image} from images i where i.name = %(name)s for update
 
 -- name: children
 select c.name from images c where c.base_image_id = %(id)s order by c.name limit %(limit)s
 
--- Image and first job in one statement; no row: the name is taken.
+-- Image and first job in one statement. No row: the name is taken.
 -- name: create
 with image as (
     insert into images (name, role, status, python_version, platform_tag, base_image_id, definition)
@@ -33,16 +36,41 @@ with image as (
     on conflict (name) do nothing
     returning id, name, definition
 )
-insert into jobs (kind, priority, image_id, image_name, repository, definition)
+insert into jobs as j (kind, priority, image_id, image_name, repository, definition)
 select 1, %(priority)s, id, name, %(repository)s, definition from image
-returning *, 0.0::float8 as running_seconds
+returning {job}
+
+-- The same for a user's image whose base is there at the current tag: all of a create in one round trip.
+-- base_id null: it is not; id null: the name is taken.
+-- name: create_on_current_base
+with base as (
+    select id from images where name = %(base)s and platform_tag = %(platform_tag)s and status <> 4
+), image as (
+    insert into images (name, role, status, python_version, platform_tag, base_image_id, definition)
+    select %(name)s, 2, 1, %(python_version)s, %(platform_tag)s, base.id, %(definition)s from base
+    on conflict (name) do nothing
+    returning id, name, definition
+), j as (
+    insert into jobs (kind, priority, image_id, image_name, repository, definition)
+    select 1, %(priority)s, id, name, %(repository)s, definition from image
+    returning *
+)
+select (select id from base) as base_id, {job} from (values (1)) as always left join j on true
 
 -- name: start_rebuild
-update images set status = 2, status_before_rebuild = status, updated_at = now() where id = %(id)s
+update images set status = 2, status_before_rebuild = status, next_definition = null, updated_at = now()
+where id = %(id)s and status in (3, 4, 5)
+returning id
+
+-- What a system image is to become once the build under way is over.
+-- name: set_next_definition
+update images set next_definition = %(definition)s where id = %(id)s and status in (1, 2)
+
+-- name: next_definition
+select next_definition from images where id = %(id)s
 
 -- name: end_cancelled
-update images
-set status = coalesce(status_before_rebuild, 4), status_before_rebuild = null, updated_at = now()
+update images set status = coalesce(status_before_rebuild, 4), status_before_rebuild = null, updated_at = now()
 where id = %(id)s and status in (1, 2)
 
 -- name: end_failed
@@ -65,15 +93,35 @@ select new.library, image.name, new.version, new.local
 from image, unnest(%(libraries)s::text[], %(versions)s::text[], %(locals)s::text[]) as new (library, version, local)
 on conflict (library, image_name) do update set version = excluded.version, local = excluded.local
 
--- name: mark_outdated_children
+-- An image is behind when it is READY at a tag that is not the newest deployment's, or not its READY base's.
+-- The first of these statements looks at one image, the others find some at a time by index.
+-- name: outdate_one
+update images i set status = 5, updated_at = now()
+where i.id = %(id)s and i.status = 3 and (
+    exists (select from registry r where r.platform_tag <> '' and r.platform_tag <> i.platform_tag)
+    or exists (
+        select from images b where b.id = i.base_image_id and b.status = 3 and b.platform_tag <> i.platform_tag
+    )
+)
+
+-- name: outdate_by_tag
 update images set status = 5, updated_at = now()
-where base_image_id = %(id)s and status = 3 and platform_tag <> %(platform_tag)s
+where id in (
+    select i.id from registry r join images i on i.platform_tag < r.platform_tag or i.platform_tag > r.platform_tag
+    where i.status = 3 and r.platform_tag <> ''
+    order by i.id limit %(limit)s for no key update of i
+)
+returning id
 
--- name: mark_outdated
-update images set status = 5, updated_at = now() where status = 3 and platform_tag <> %(platform_tag)s
-
--- name: mark_one_outdated
-update images set status = 5, updated_at = now() where id = %(id)s and status = 3
+-- name: outdate_children
+update images set status = 5, updated_at = now()
+where id in (
+    select c.id from images b join images c on c.base_image_id = b.id
+    where b.role = 1 and b.status = 3
+        and c.status = 3 and (c.platform_tag < b.platform_tag or c.platform_tag > b.platform_tag)
+    order by c.id limit %(limit)s for no key update of c
+)
+returning id
 
 -- name: delete
 with gone as (
@@ -82,7 +130,11 @@ with gone as (
 delete from images where id = %(id)s
 
 -- name: registry
-select id, token_secret, platform_tag from registry
+select id, token_secret from registry
+
+-- Until the transaction ends no deployment becomes the newest: whoever ends a build either sees its tag, or is seen.
+-- name: hold_platform_tag
+select platform_tag from registry for share
 
 -- name: set_platform_tag
 update registry set platform_tag = %(platform_tag)s where platform_tag <> %(platform_tag)s

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, LiteralString
+from dataclasses import dataclass
 from uuid import UUID
 
 from psycopg import errors as pg
 from psycopg.rows import DictRow
 
-from image_registry.models import JobKind, JobStatus, Priority, StoredJob, TerminationReason
+from image_registry.models import JobKind, JobStatus, Priority, StoredImage, StoredJob, TerminationReason
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
+from image_registry.storage.rows import present, to_image, to_job
 
-CHANNEL = "image_registry_jobs"
+CHANNEL = "image_registry_jobs"  # workers listen to it
+CLAIM_TRIES = 3
 _SQL = load("jobs.sql")
 
 
@@ -24,7 +26,7 @@ async def get(conn: Connection, uuid: UUID) -> StoredJob | None:
 
 async def lock(conn: Connection, job_id: int) -> StoredJob:
     """The job, held until the transaction ends. Jobs are never deleted."""
-    return to_job(_present(await (await conn.execute(_SQL["lock_by_id"], {"id": job_id})).fetchone()))
+    return to_job(present(await (await conn.execute(_SQL["lock_by_id"], {"id": job_id})).fetchone()))
 
 
 async def lock_unfinished_build(conn: Connection, image_id: int) -> StoredJob | None:
@@ -58,22 +60,40 @@ async def insert(
         "definition": definition,
     }
     cursor = await conn.execute(_SQL["insert"], values)
-    return to_job(_present(await cursor.fetchone()))
+    return to_job(present(await cursor.fetchone()))
 
 
-async def claim(conn: Connection, *, agent_id: UUID, lease: float) -> StoredJob | None:
-    """Take the next job that may run, for `lease` seconds; None: there is none at the moment."""
-    try:
-        async with conn.transaction():
-            cursor = await conn.execute(_SQL["claim"], {"agent_id": agent_id, "lease": lease})
-            return _job_or_none(await cursor.fetchone())
-    except pg.UniqueViolation:  # another worker took a job of the same repository in the same moment
-        return None
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job that was just taken, the base that it is built on (none: not a user's image), and the last build's lock."""
+
+    job: StoredJob
+    base: StoredImage | None
+    lock_file: str
+
+
+async def claim(conn: Connection, *, agent_id: UUID, lease: float) -> Claimed | None:
+    """Take the next job that may run, for `lease` seconds; None: there is none at the moment. Not for a transaction."""
+    for _ in range(CLAIM_TRIES):
+        try:
+            row = await (await conn.execute(_SQL["claim"], {"agent_id": agent_id, "lease": lease})).fetchone()
+        except pg.UniqueViolation:  # another worker took a job of the same repository in the same moment
+            continue
+        if row is None:
+            return None
+        base = None if row["base_id"] is None else to_image(row, "base_")
+        return Claimed(to_job(row), base, row["lock"] or "")
+    return None
+
+
+async def set_definition(conn: Connection, job: StoredJob, definition: bytes) -> None:
+    """Change what a build is to make, while this attempt owns it."""
+    await conn.execute(_SQL["set_definition"], {"id": job.id, "attempt": job.attempt, "definition": definition})
 
 
 async def next_due(conn: Connection) -> float | None:
     """Seconds until a job that was put off may run again; None: no job was put off."""
-    row = _present(await (await conn.execute(_SQL["next_due"])).fetchone())
+    row = present(await (await conn.execute(_SQL["next_due"])).fetchone())
     return None if row["seconds"] is None else float(row["seconds"])
 
 
@@ -126,62 +146,19 @@ async def hopeless(conn: Connection, max_faults: int) -> list[StoredJob]:
 
 
 async def page(
-    conn: Connection, *, before: int | None, limit: int, statuses: Sequence[JobStatus], image_name: str | None
-) -> list[StoredJob]:
-    """Up to `limit` build jobs, newest first, older than the job `before`."""
-    conditions: LiteralString = ""
-    if before is not None:
-        conditions += " and id < %(before)s"
-    if statuses:
-        conditions += " and status = any (%(statuses)s)"
-    if image_name is not None:
-        conditions += " and image_name = %(image_name)s"
-    values: dict[str, Any] = {
+    conn: Connection, *, before: int | None, size: int, statuses: Sequence[JobStatus], image_name: str | None
+) -> tuple[list[StoredJob], bool]:
+    """Up to `size` build jobs, newest first, older than the job `before`, and whether there are more."""
+    statement = "page_of_image" if image_name is not None else "page_by_status" if statuses else "page"
+    values = {
         "before": before,
-        "limit": limit,
+        "limit": size + 1,
         "statuses": [int(status) for status in statuses],
         "image_name": image_name,
     }
-    statement = _PAGE_START + conditions + _PAGE_END
-    return [to_job(row) for row in await (await conn.execute(statement, values)).fetchall()]
-
-
-_PAGE_START: LiteralString = """
-select *, extract(epoch from coalesce(finished_at, now()) - started_at)::float8 as running_seconds
-from jobs where kind = 1"""
-_PAGE_END: LiteralString = " order by id desc limit %(limit)s"
-
-
-def _present(row: DictRow | None) -> DictRow:
-    if row is None:
-        raise RuntimeError("the statement returns a row always")
-    return row
+    rows = await (await conn.execute(_SQL[statement], values)).fetchall()
+    return [to_job(row) for row in rows[:size]], len(rows) > size
 
 
 def _job_or_none(row: DictRow | None) -> StoredJob | None:
     return None if row is None else to_job(row)
-
-
-def to_job(row: DictRow) -> StoredJob:
-    """A row of `jobs` with its `running_seconds`."""
-    return StoredJob(
-        id=row["id"],
-        uuid=row["uuid"],
-        kind=JobKind(row["kind"]),
-        image_id=row["image_id"],
-        image_name=row["image_name"],
-        repository=row["repository"],
-        definition=bytes(row["definition"] or b""),
-        status=JobStatus(row["status"]),
-        termination_reason=TerminationReason(row["termination_reason"]),
-        attempt=row["attempt"],
-        faults=row["faults"],
-        cancel_requested=row["cancel_requested"],
-        progress=row["progress"],
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        agent_id=row["agent_id"],
-        running_seconds=row["running_seconds"] or 0.0,
-        has_log=row["log_parts"] > 0,
-    )

@@ -1,27 +1,33 @@
+-- part: head
+j.id, j.uuid, j.kind, j.image_id, j.image_name, j.repository, j.status, j.termination_reason, j.attempt, j.faults,
+    j.cancel_requested, j.progress, j.created_at, j.started_at, j.finished_at, j.agent_id, j.log_parts,
+    coalesce(extract(epoch from coalesce(j.finished_at, now()) - j.started_at), 0)::float8 as running_seconds
+
+-- part: job
+{head}, j.definition
+
 -- name: get
-select *, extract(epoch from coalesce(finished_at, now()) - started_at)::float8 as running_seconds
-from jobs where uuid = %(uuid)s and kind = 1
+select {head} from jobs j where j.uuid = %(uuid)s and j.kind = 1
 
 -- name: lock_by_id
-select *, extract(epoch from coalesce(finished_at, now()) - started_at)::float8 as running_seconds
-from jobs where id = %(id)s for update
+select {job} from jobs j where j.id = %(id)s for update
 
 -- name: unfinished_build
-select *, extract(epoch from now() - started_at)::float8 as running_seconds
-from jobs where image_id = %(image_id)s and kind = 1 and status in (1, 2, 5, 7) for update
+select {job} from jobs j where j.image_id = %(image_id)s and j.kind = 1 and j.status in (1, 2, 5, 7) for update
 
 -- name: insert
-insert into jobs (kind, priority, image_id, image_name, repository, definition)
+insert into jobs as j (kind, priority, image_id, image_name, repository, definition)
 values (%(kind)s, %(priority)s, %(image_id)s, %(image_name)s, %(repository)s, %(definition)s)
-returning *, 0.0::float8 as running_seconds
+returning {job}
 
 -- The oldest job of the lowest priority number that may run: its repository is free (nobody works on it, nothing
--- older waits for it) and the base of its image is not being built.
+-- older waits for it) and the base of its image is not being built. The base comes from the same snapshot as that
+-- judgement, so that it is one that can be built on.
 -- name: claim
-update jobs set status = 1, attempt = attempt + 1, agent_id = %(agent_id)s,
-    lease_expires_at = now() + make_interval(secs => %(lease)s)
-where id = (
-    select j.id from jobs j
+with candidate as (
+    select j.id, i.lock, b.id as base_id, b.name as base_name, b.role as base_role, b.status as base_status,
+        b.python_version as base_python_version, b.platform_tag as base_platform_tag, b.definition as base_definition
+    from jobs j
     left join images i on i.id = j.image_id and j.kind = 1
     left join images b on b.id = i.base_image_id
     where j.status in (5, 7) and j.run_after <= now() and not j.cancel_requested
@@ -32,7 +38,14 @@ where id = (
         )
     order by j.priority, j.id limit 1 for update of j skip locked
 )
-returning *, extract(epoch from now() - started_at)::float8 as running_seconds
+update jobs j set status = 1, attempt = j.attempt + 1, agent_id = %(agent_id)s,
+    lease_expires_at = now() + make_interval(secs => %(lease)s)
+from candidate where j.id = candidate.id
+returning {job}, candidate.lock, candidate.base_id, candidate.base_name, candidate.base_role, candidate.base_status,
+    candidate.base_python_version, candidate.base_platform_tag, candidate.base_definition
+
+-- name: set_definition
+update jobs set definition = %(definition)s where id = %(id)s and attempt = %(attempt)s and status in (1, 2)
 
 -- Seconds until the first job that only waits for its time; null: none.
 -- name: next_due
@@ -54,8 +67,7 @@ update jobs set progress = %(progress)s where id = %(id)s and attempt = %(attemp
 
 -- Locks the job of one attempt, if that attempt still owns it.
 -- name: lock_attempt
-select *, extract(epoch from now() - started_at)::float8 as running_seconds
-from jobs where id = %(id)s and attempt = %(attempt)s and status in (1, 2) for update
+select {job} from jobs j where j.id = %(id)s and j.attempt = %(attempt)s and j.status in (1, 2) for update
 
 -- name: finish
 update jobs set status = %(status)s, termination_reason = %(reason)s, finished_at = now(), lease_expires_at = null,
@@ -66,7 +78,7 @@ where id = %(id)s and status in (1, 2, 5, 7)
 -- name: put_back
 update jobs set status = 5, lease_expires_at = null, run_after = now() + make_interval(secs => %(delay)s),
     faults = faults + %(fault)s, progress = %(progress)s
-where id = %(id)s
+where id = %(id)s and status in (1, 2)
 
 -- name: request_cancel
 update jobs set cancel_requested = true where id = %(id)s
@@ -75,9 +87,30 @@ update jobs set cancel_requested = true where id = %(id)s
 -- name: expire_leases
 update jobs set status = 7, lease_expires_at = null, faults = faults + 1
 where id in (select id from jobs where status in (1, 2) and lease_expires_at < now() for update skip locked)
-returning id, faults, cancel_requested
+returning id
 
 -- Lost jobs that nobody should take over: cancelled meanwhile, or lost too often.
 -- name: hopeless
-select *, extract(epoch from now() - started_at)::float8 as running_seconds
-from jobs where status = 7 and (cancel_requested or (kind = 1 and faults >= %(max_faults)s)) order by id
+select {head} from jobs j
+where j.status = 7 and (j.cancel_requested or (j.kind = 1 and j.faults >= %(max_faults)s)) order by j.id
+
+-- Newest first. With statuses each one is read by index and the pieces are merged, so that rare ones cost no more.
+-- name: page
+select {head} from jobs j
+where j.kind = 1 and j.id < coalesce(%(before)s::bigint, 9223372036854775807)
+order by j.id desc limit %(limit)s
+
+-- name: page_of_image
+select {head} from jobs j
+where j.kind = 1 and j.image_name = %(image_name)s and j.id < coalesce(%(before)s::bigint, 9223372036854775807)
+    and (%(statuses)s::smallint[] = '{}' or j.status = any (%(statuses)s::smallint[]))
+order by j.id desc limit %(limit)s
+
+-- name: page_by_status
+select {head}
+from unnest(%(statuses)s::smallint[]) as wanted (status) cross join lateral (
+    select * from jobs
+    where kind = 1 and status = wanted.status and id < coalesce(%(before)s::bigint, 9223372036854775807)
+    order by id desc limit %(limit)s
+) j
+order by j.id desc limit %(limit)s

@@ -1,4 +1,9 @@
-"""Loads named SQL statements: each begins with a line `-- name: …` in a `.sql` file of this package."""
+"""Loads named SQL statements from a `.sql` file of this package.
+
+A statement begins with a line `-- name: …`. A line `-- part: …` begins text that statements of the same file hold in
+common, such as a list of columns; they name it in braces. Columns are always listed: with `*` a prepared statement of
+a running server would fail as soon as a newer version adds a column.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,24 @@ import re
 from importlib.resources import files
 from typing import LiteralString
 
-_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_SECTION = re.compile(r"^-- (name|part): (\w+)$", re.MULTILINE)
+_PLACE = re.compile(r"\{(\w+)\}")
 
 
 def load(filename: str) -> dict[str, LiteralString]:
     """The statements of one file by name. They are constants of the package, hence literal strings."""
     text = (files("image_registry.storage") / filename).read_text(encoding="utf-8")
-    parts = _NAME.split(text)[1:]
-    return {name: _without_comments(sql) for name, sql in zip(parts[::2], parts[1::2], strict=True)}
+    parts: dict[str, str] = {}
+    statements: dict[str, LiteralString] = {}
+    _, *sections = _SECTION.split(text)
+    for kind, name, body in zip(sections[::3], sections[1::3], sections[2::3], strict=True):
+        filled = _PLACE.sub(lambda place: parts[place[1]], _without_comments(body))
+        if kind == "part":
+            parts[name] = filled
+        else:
+            statements[name] = filled
+    return statements
 
 
-def _without_comments(sql: str) -> LiteralString:
+def _without_comments(sql: str) -> str:
     return "\n".join(line for line in sql.strip().splitlines() if not line.startswith("--"))

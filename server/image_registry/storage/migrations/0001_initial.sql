@@ -40,6 +40,7 @@ insert into registry (token_secret)
     values (sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text, 'utf8')));
 
 -- `definition` is the encoded message ManagedImage without status and children: written by builds only, read as it is.
+-- `next_definition` is what a system image is to become once the build under way, of an older tag, is over.
 create table images (
     id bigint generated always as identity primary key,
     name text collate "C" not null unique,
@@ -52,13 +53,16 @@ create table images (
     digest text not null default '',
     lock text not null default '',
     definition bytea not null,
+    next_definition bytea,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint user_image_has_base check ((role = 2) = (base_image_id is not null)),
-    constraint rebuild_knows_where_from check ((status = 2) = (status_before_rebuild is not null))
+    constraint rebuild_knows_where_from check ((status = 2) = (status_before_rebuild is not null)),
+    constraint only_system_images_follow_up check (next_definition is null or role = 1)
 );
 create index images_by_base on images (base_image_id, name) where base_image_id is not null;
-create index images_not_current on images (platform_tag) where status = 3;
+create index images_ready_by_tag on images (platform_tag) where status = 3;
+create index images_ready_by_base on images (base_image_id, platform_tag) where status = 3;
 create trigger image_transition before update of status on images for each row
     when (old.status <> new.status) execute function refuse_forbidden_transition('image');
 
@@ -107,16 +111,49 @@ create index jobs_unfinished_by_repository on jobs (repository, id) where status
 create index jobs_claimable on jobs (priority, id) where status in (5, 7);
 create index jobs_leases on jobs (lease_expires_at) where status in (1, 2);
 create index jobs_by_image on jobs (image_name, id);
+create index jobs_by_status on jobs (status, id) where kind = 1;
 create trigger job_transition before update of status on jobs for each row
     when (old.status <> new.status) execute function refuse_forbidden_transition('job');
 
--- Wakes workers: something may have become claimable, or a running job is to be cancelled.
+-- No image that is being built is without its job, no build is under way for an image that is not being built.
+-- Judged when the transaction commits; a deleted image may leave a build that is still to be stopped.
+create function check_build_of(life bigint) returns void language plpgsql as $$
+declare
+    building boolean := (select status in (1, 2) from images where id = life);
+    has_build boolean := exists (select from jobs where image_id = life and kind = 1 and status in (1, 2, 5, 7));
+begin
+    if building <> has_build then
+        raise exception 'image %: building is %, an unfinished build is %', life, building, has_build
+            using errcode = 'check_violation', constraint = 'building_has_job';
+    end if;
+end $$;
+create function check_image() returns trigger language plpgsql as $$
+begin
+    perform check_build_of(new.id);
+    return null;
+end $$;
+create function check_job() returns trigger language plpgsql as $$
+begin
+    perform check_build_of(new.image_id);
+    return null;
+end $$;
+create constraint trigger new_image_has_build after insert on images deferrable initially deferred
+    for each row execute function check_image();
+create constraint trigger building_has_build after update of status on images deferrable initially deferred
+    for each row when ((old.status in (1, 2)) <> (new.status in (1, 2))) execute function check_image();
+create constraint trigger new_build_has_image after insert on jobs deferrable initially deferred
+    for each row when (new.kind = 1) execute function check_job();
+create constraint trigger build_has_image after update of status on jobs deferrable initially deferred
+    for each row when (new.kind = 1 and (old.status in (3, 4, 6)) <> (new.status in (3, 4, 6)))
+    execute function check_job();
+
+-- Wakes workers when an unfinished job changed hands or ended, so that another may have become claimable, and when a
+-- running one is to be cancelled. New jobs are announced by the server (`Database.announce`).
 create function notify_workers() returns trigger language plpgsql as $$
 begin
     perform pg_notify('image_registry_jobs', case when new.cancel_requested then 'cancel:' || new.id else 'look' end);
     return null;
 end $$;
-create trigger job_inserted after insert on jobs for each row execute function notify_workers();
 create trigger job_changed after update of status, cancel_requested on jobs for each row
     when ((new.status <> old.status and new.status not in (1, 2)) or (new.cancel_requested and not old.cancel_requested))
     execute function notify_workers();
