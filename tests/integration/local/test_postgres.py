@@ -43,7 +43,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prepared")
 
     async def prepare() -> None:
-        server = EmbeddedPostgres(path)
+        server = EmbeddedPostgres(path, durable=False)
         await server.start()
         await server.stop()
 
