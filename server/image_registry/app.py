@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import psycopg
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from ri.api.imageregistry import image_registry_pb2, job_logs_pb2, jobs_pb2
 from ri.api.imageregistry.image_registry_pb2_grpc import add_ImageRegistryServicer_to_server
@@ -18,6 +18,8 @@ from ri.api.imageregistry.job_logs_pb2_grpc import add_JobLogsServicer_to_server
 from ri.api.imageregistry.jobs_pb2_grpc import add_JobReaderServicer_to_server
 
 from image_registry import limits
+from image_registry.api.access import AccessInterceptor
+from image_registry.api.health import Health
 from image_registry.api.images import ImageRegistry
 from image_registry.api.interceptors import ErrorInterceptor
 from image_registry.api.job_logs import JobLogsService, LogLinks
@@ -26,12 +28,15 @@ from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
 from image_registry.errors import RegistryError
 from image_registry.host import StartError
-from image_registry.models import PipRequirement
+from image_registry.models import PipRequirement, Role
+from image_registry.registry.audit import AuditTrail
 from image_registry.registry.builds import Builds
 from image_registry.registry.images import Images
 from image_registry.registry.job_logs import JobLogs
 from image_registry.registry.jobs import Jobs
+from image_registry.registry.keys import KeyRing
 from image_registry.registry.platform import Platform, PlatformConfig
+from image_registry.registry.rates import Rates
 from image_registry.settings import Settings, split_requirement
 from image_registry.storage import migrations
 from image_registry.storage.database import Database, describe_dsn
@@ -52,7 +57,7 @@ class Server:
 
     grpc: aio.Server
     database: Database
-    health: health.aio.HealthServicer
+    health: Health
     address: str
 
 
@@ -102,15 +107,22 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
     db = database(settings, dsn)
     await db.open()
     try:
-        server = await _assemble(settings, db, address)
-        await server.grpc.start()
-        monitor = asyncio.create_task(_watch_database(server))
-        try:
-            yield server
-        finally:
-            monitor.cancel()
-            await server.health.enter_graceful_shutdown()
-            await server.grpc.stop(settings.drain_timeout)
+        async with AuditTrail(db) as audit, KeyRing(db) as keys:
+            access = AccessInterceptor(
+                keys=keys if settings.auth == "keys" else None,
+                certificates={name: Role(role) for name, role in settings.certificate_roles.items()},
+                rates=Rates(settings.key_requests),
+                audit=audit,
+            )
+            server = await _assemble(settings, db, address, access)
+            await server.grpc.start()
+            monitor = asyncio.create_task(_watch_database(server))
+            try:
+                yield server
+            finally:
+                monitor.cancel()
+                server.health.leave()
+                await server.grpc.stop(settings.drain_timeout)
     finally:
         await db.close()
 
@@ -125,12 +137,12 @@ async def serve(
         log.info("draining: calls under way have %.0f s", settings.drain_timeout)
 
 
-async def _assemble(settings: Settings, db: Database, address: str) -> Server:
+async def _assemble(settings: Settings, db: Database, address: str, access: AccessInterceptor) -> Server:
     config = platform_config(settings)
     images, jobs, builds = Images(db, config), Jobs(db), Builds(db)
     secret = (await images.identity()).token_secret
     server = aio.server(
-        interceptors=[ErrorInterceptor()],
+        interceptors=[ErrorInterceptor(), access],
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", limits.REQUEST_BYTES),
@@ -156,7 +168,7 @@ async def _assemble(settings: Settings, db: Database, address: str) -> Server:
     links = LogLinks(secret, public_url=public_url, retention=settings.log_retention)
     add_JobReaderServicer_to_server(JobReader(jobs, tokens=PageTokens(secret, "jobs"), links=links), server)
     add_JobLogsServicer_to_server(JobLogsService(JobLogs(db, settings.log_retention), links), server)
-    health_servicer = health.aio.HealthServicer()
+    health_servicer = Health(SERVICES)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
@@ -166,7 +178,7 @@ async def _assemble(settings: Settings, db: Database, address: str) -> Server:
             f"{address} can't be listened on: it is taken or not an address of this machine; "
             "choose another with --grpc-address"
         ) from None
-    await _set_health(health_servicer, serving=True)
+    health_servicer.set_serving(True)
     return Server(server, db, health_servicer, f"{address.rpartition(':')[0]}:{port}")
 
 
@@ -184,17 +196,6 @@ async def _watch_database(server: Server) -> None:
                 log.warning("not serving: %s", error)
         if answers != serving:
             serving = answers
-            await _set_health(server.health, serving=serving)
+            server.health.set_serving(serving)
             if serving:
                 log.info("serving again")
-
-
-async def _set_health(servicer: health.aio.HealthServicer, *, serving: bool) -> None:
-    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-    for service in _health_names():
-        await servicer.set(service, status)
-
-
-def _health_names() -> Iterator[str]:
-    yield health.OVERALL_HEALTH
-    yield from SERVICES

@@ -84,6 +84,14 @@ class Priority(IntEnum):
     PLATFORM = 1
 
 
+class Role(Enum):
+    """What a caller may do; `api/access.py` has the table."""
+
+    MEMBER = "member"
+    ADMIN = "admin"
+    SYSTEM = "system"
+
+
 @dataclass(frozen=True, slots=True)
 class PipRequirement:
     """A library to install: distribution name with optional extras, and a PEP 440 specifier ('' is any version)."""

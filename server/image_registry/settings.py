@@ -14,7 +14,7 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from image_registry.models import PackageType
+from image_registry.models import PackageType, Role
 from image_registry.requirements import pip_name_fault, pip_specifier_fault
 
 PREFIX = "IMAGE_REGISTRY_"
@@ -37,7 +37,23 @@ class Settings(BaseSettings):
     )
     grpc_address: str = Field("127.0.0.1:50051", description="where the gRPC server listens")
     http_address: str = Field("127.0.0.1:8080", description="where the gateway (REST) listens")
-    insecure: bool = Field(False, description="allow listening beyond loopback although callers aren't checked")
+    insecure: bool = Field(
+        False, description="allow listening beyond loopback although callers aren't checked, or in plain text"
+    )
+    auth: str = Field(
+        "none", pattern="^(none|keys)$", description="`keys`: callers need an API key; `none`: they don't"
+    )
+    certificate_roles: Annotated[dict[str, str], NoDecode] = Field(
+        {}, description="role of callers with a client certificate and no key, by its name: `ci.example.com=member,…`"
+    )
+    key_requests: float = Field(
+        100.0, ge=0, description="requests per second of one key to one server process; 0: no limit"
+    )
+    key_queued_builds: int = Field(100, ge=0, description="unfinished builds of one key; 0: no limit")
+    key_images: int = Field(10_000, ge=0, description="images created by one key; 0: no limit")
+    tls_certificate: Path | None = Field(None, description="certificate chain of the gRPC server, PEM")
+    tls_key: Path | None = Field(None, description="private key of that certificate, PEM")
+    tls_client_ca: Path | None = Field(None, description="every gRPC caller must show a certificate of this CA, PEM")
 
     platform_tag: str = Field(
         "local", pattern=r"^\w[\w.-]{0,127}$", description="version of the platform's wheels; recorded with every build"
@@ -89,6 +105,22 @@ class Settings(BaseSettings):
                 raise ValueError(f"{requirement!r}: {fault}")
         return value
 
+    @field_validator("certificate_roles", mode="before")
+    @classmethod
+    def _split_roles(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            pairs = [part.strip().rpartition("=") for part in value.split(",") if part.strip()]
+            return {name: role for name, _, role in pairs}
+        return value
+
+    @field_validator("certificate_roles")
+    @classmethod
+    def _check_roles(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, role in value.items():
+            if not name or role not in {one.value for one in Role}:
+                raise ValueError(f"{name}={role} must be a name and a role: member, admin or system")
+        return value
+
     @field_validator("base_images", mode="before")
     @classmethod
     def _split_map(cls, value: Any) -> Any:
@@ -136,6 +168,16 @@ class Settings(BaseSettings):
     def _check_default_python(self) -> Settings:
         if self.default_python and self.default_python not in self.base_images:
             raise ValueError(f"default_python {self.default_python!r} is not among {', '.join(self.python_versions)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key need each other")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.certificate_roles and not (self.tls_client_ca and self.auth == "keys"):
+            raise ValueError("certificate_roles needs tls_client_ca, and auth=keys")
         return self
 
     @property
@@ -201,7 +243,7 @@ the commonest ones; an option wins over its variable. All faults of a configurat
 def _shown_default(value: Any) -> str:
     match value:
         case dict():
-            return f"the official slim images of {', '.join(value)}"
+            return f"the official slim images of {', '.join(value)}" if value else "empty"
         case None | "" | ():
             return "empty"
         case Path():

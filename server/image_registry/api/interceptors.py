@@ -105,16 +105,17 @@ async def _errors_as_statuses(context: aio.ServicerContext[Any, Any], method: st
     try:
         yield
     except RegistryError as error:
-        await _abort(context, error)
+        await abort(context, error)
     except aio.AbortError:
         raise
     except Exception:
         request_id = uuid.uuid4().hex
         log.exception("%s failed, request id %s", method, request_id)
-        await _abort(context, unforeseen(request_id))
+        await abort(context, unforeseen(request_id))
 
 
-async def _abort(context: aio.ServicerContext[Any, Any], error: RegistryError) -> NoReturn:
+async def abort(context: aio.ServicerContext[Any, Any], error: RegistryError) -> NoReturn:
+    """End the call with the error's complete status."""
     status = to_status(error)
     await context.abort(_CODES[status.code], status.message, ((TRAILER, status.SerializeToString()),))
     raise AssertionError("unreachable: abort raises")

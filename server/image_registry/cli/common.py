@@ -27,14 +27,20 @@ def database_url(settings: Settings) -> str:
     raise StartError(f"no database: set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up` on {settings.data_dir}")
 
 
-def guarded_address(settings: Settings, text: str, option: str) -> Address:
-    """The address, if it is free and may be listened on: without checked callers that is loopback only."""
+def guarded_address(settings: Settings, text: str, option: str, *, encrypted: bool = False) -> Address:
+    """The address, if it is free and may be listened on: without keys and TLS (`encrypted`) that is loopback only."""
     address = parse_address(text)
     if not address.is_loopback and not settings.insecure:
-        raise StartError(
-            f"{address} can be reached from other machines and callers aren't checked: "
-            f"choose a loopback {option} such as 127.0.0.1:{address.port}, or say --insecure"
-        )
+        missing = []
+        if settings.auth == "none":
+            missing.append("callers aren't checked (IMAGE_REGISTRY_AUTH=keys)")
+        if not encrypted:
+            missing.append("there is no TLS")
+        if missing:
+            raise StartError(
+                f"{address} can be reached from other machines, and {' and '.join(missing)}: "
+                f"choose a loopback {option} such as 127.0.0.1:{address.port}, or say --insecure"
+            )
     check_free(address, option)
     return address
 

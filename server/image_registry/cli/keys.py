@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -12,8 +13,8 @@ from typing import TypeVar
 import click
 
 from image_registry import app
-from image_registry.caller import Role
 from image_registry.cli.common import database_url
+from image_registry.models import Role
 from image_registry.registry.keys import Keys
 from image_registry.settings import load
 from image_registry.storage.keys import StoredKey
@@ -109,7 +110,7 @@ def _on_database(data_dir: Path | None, work: Callable[[Keys], Awaitable[T]]) ->
         db = app.database(settings, dsn)
         await db.open()
         try:
-            return await work(Keys(db))
+            return await work(Keys(db, operator=f"operator {getpass.getuser()}"))
         finally:
             await db.close()
 

@@ -31,12 +31,13 @@ _http_address = click.option("--http-address", help="Where REST listens. [127.0.
 @click.command()
 @_data_dir
 @_grpc_address
-@click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback although callers aren't checked.")
+@click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback without keys, or without TLS.")
 def serve(data_dir: Path | None, grpc_address: str | None, insecure: bool | None) -> None:
     """Run the gRPC server alone, on the configured database."""
     settings = load(data_dir=data_dir, grpc_address=grpc_address, insecure=insecure)
     set_up_logging(settings.log_format)
-    address = guarded_address(settings, settings.grpc_address, "--grpc-address")
+    encrypted = settings.tls_certificate is not None
+    address = guarded_address(settings, settings.grpc_address, "--grpc-address", encrypted=encrypted)
     dsn = database_url(settings)
 
     async def run(stop: asyncio.Event) -> None:
@@ -68,7 +69,7 @@ def worker(data_dir: Path | None) -> None:
 @click.command()
 @_grpc_address
 @_http_address
-@click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback although callers aren't checked.")
+@click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback without keys, or without TLS.")
 def gateway(grpc_address: str | None, http_address: str | None, insecure: bool | None) -> None:
     """Run the REST gateway (Envoy) alone, in front of the gRPC server at --grpc-address."""
     settings = load(grpc_address=grpc_address, http_address=http_address, insecure=insecure)

@@ -20,10 +20,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from image_registry.caller import Caller, Role
 from image_registry.errors import Fault, Reason, RegistryError, Resource, invalid
-from image_registry.storage import keys
-from image_registry.storage.database import Database
+from image_registry.models import Role
+from image_registry.registry.caller import Caller
+from image_registry.storage import audit, keys
+from image_registry.storage.audit import AuditEntry
+from image_registry.storage.database import Connection, Database, Work
 from image_registry.storage.keys import StoredKey
 
 log = logging.getLogger(__name__)
@@ -49,10 +51,11 @@ class NewKey:
 
 
 class Keys:
-    """What operators do with keys."""
+    """What operators do with keys. `operator` is the name under which the audit log has it."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, operator: str = "operator") -> None:
         self._db = db
+        self._operator = operator
 
     async def create(self, role: Role, *, name: str = "", expires_at: datetime | None = None) -> NewKey:
         """Make a key; only the answer holds it. Raises RegistryError INVALID_REQUEST for a name that is no label."""
@@ -64,7 +67,7 @@ class Keys:
             digest = _hash(secret)
 
             insert = partial(keys.insert, prefix=prefix, digest=digest, role=role, name=name, expires_at=expires_at)
-            if stored := await self._db.write(insert):
+            if stored := await self._db.write(self._audited("CreateKey", insert)):
                 return NewKey(secret, stored)
 
     async def everything(self) -> Sequence[StoredKey]:
@@ -78,12 +81,23 @@ class Keys:
         """
         if whole := _KEY.fullmatch(prefix):
             prefix = whole["prefix"]
-        stored = await self._db.write(lambda conn: keys.revoke(conn, prefix)) if _PREFIX.fullmatch(prefix) else None
+        work = self._audited("RevokeKey", lambda conn: keys.revoke(conn, prefix))
+        stored = await self._db.write(work) if _PREFIX.fullmatch(prefix) else None
         if stored is None:
             raise RegistryError(
                 Reason.KEY_NOT_FOUND, "there is no key with this prefix", resource=Resource("key", prefix[:64])
             )
         return stored
+
+    def _audited(self, what: str, change: Work[StoredKey | None]) -> Work[StoredKey | None]:
+        async def work(conn: Connection) -> StoredKey | None:
+            key = await change(conn)
+            if key is not None:
+                entry = AuditEntry(datetime.now(UTC), self._operator, "", what, key.prefix, "OK", "")
+                await audit.insert(conn, [entry])
+            return key
+
+        return work
 
 
 class KeyRing:
@@ -102,6 +116,14 @@ class KeyRing:
         self._reading: asyncio.Task[None] | None = None
         self._noted: dict[str, float] = {}
         self._notes: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> KeyRing:
+        """The ring, until `close`."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
 
     async def verify(self, key: str) -> Caller:
         """Who calls with this key.

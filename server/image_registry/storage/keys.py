@@ -8,7 +8,7 @@ from datetime import datetime
 
 from psycopg.rows import DictRow
 
-from image_registry.caller import Role
+from image_registry.models import Role
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner, Result
 
-from image_registry.caller import Role
 from image_registry.cli.keys import keys as command
 from image_registry.errors import Reason, RegistryError
+from image_registry.models import Role
 from image_registry.registry.keys import KeyRing, Keys
 from image_registry.storage.database import Connection, Database
 

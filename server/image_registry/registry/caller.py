@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import Enum
 
-
-class Role(Enum):
-    """What a caller may do; `api/access.py` has the table."""
-
-    MEMBER = "member"
-    ADMIN = "admin"
-    SYSTEM = "system"
+from image_registry.models import Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,109 @@
+"""The audit log: a line at once, a row of the append-only table within a fraction of a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import logging
+from collections import deque
+from datetime import UTC, datetime
+
+from image_registry.errors import RegistryError
+from image_registry.registry.caller import Caller
+from image_registry.storage import audit
+from image_registry.storage.audit import AuditEntry
+from image_registry.storage.database import Database
+
+log = logging.getLogger("image_registry.audit")
+
+INTERVAL = 0.1  # seconds between two writes of rows
+AT_ONCE = 1_000  # rows in one write
+KEPT = 100_000  # rows that wait while the database is away; beyond that the oldest are in the lines only
+_LONGEST = 256  # characters of a target or a request's id
+
+
+class AuditTrail:
+    """Takes entries without making calls wait: rows are written together, by one task.
+
+    A crash of the process loses the rows of the last `INTERVAL` seconds, not their lines.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._waiting: deque[AuditEntry] = deque(maxlen=KEPT)
+        self._something = asyncio.Event()
+        self._writer = asyncio.get_running_loop().create_task(self._write_forever(), context=contextvars.Context())
+
+    async def __aenter__(self) -> AuditTrail:
+        """The trail, until `close`."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.close()
+
+    def note(self, caller: Caller, *, what: str, target: str, result: str, request_id: str = "") -> None:
+        """Record that `caller` did `what`. Control characters and excess length don't get into the log."""
+        entry = AuditEntry(
+            at=datetime.now(UTC),
+            who=caller.identity,
+            role=caller.role.value if caller.role else "",
+            what=what,
+            target=_plain(target),
+            result=result,
+            request_id=_plain(request_id),
+        )
+        log.info("%s", as_line(entry))
+        if len(self._waiting) == KEPT:
+            log.error("the audit table falls behind: an entry is in the log alone")
+        self._waiting.append(entry)
+        self._something.set()
+
+    async def close(self) -> None:
+        """Write what waits, and end."""
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
+        try:
+            while self._waiting:
+                await self._write_some()
+        except RegistryError as error:
+            log.error("%d audit entries are in the log alone: %s", len(self._waiting), error)  # noqa: TRY400
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            try:
+                while self._waiting:
+                    await self._write_some()
+            except RegistryError:
+                self._something.set()  # the database is away: its own log line says so
+            await asyncio.sleep(INTERVAL)
+
+    async def _write_some(self) -> None:
+        some = [self._waiting[number] for number in range(min(AT_ONCE, len(self._waiting)))]
+        await asyncio.shield(self._db.write(lambda conn: audit.insert(conn, some)))
+        for entry in some:
+            if self._waiting and self._waiting[0] is entry:
+                self._waiting.popleft()
+
+
+def as_line(entry: AuditEntry) -> str:
+    """The entry as one JSON object."""
+    return json.dumps(
+        {
+            "audit": entry.what,
+            "who": entry.who,
+            "role": entry.role,
+            "target": entry.target,
+            "result": entry.result,
+            "at": entry.at.isoformat(timespec="milliseconds"),
+            "request_id": entry.request_id,
+        }
+    )
+
+
+def _plain(text: str) -> str:
+    short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in short)
