@@ -38,8 +38,10 @@ from image_registry.registry.keys import KeyRing
 from image_registry.registry.platform import Platform, PlatformConfig
 from image_registry.registry.rates import Rates
 from image_registry.settings import Settings, split_requirement
-from image_registry.storage import migrations
+from image_registry.storage import image_reads, migrations
 from image_registry.storage.database import Database, describe_dsn
+from image_registry.storage.image_reads import ImageReads
+from image_registry.storage.point_reads import PointReads
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +109,18 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
     db = database(settings, dsn)
     await db.open()
     try:
-        async with AuditTrail(db) as audit, KeyRing(db) as keys:
+        async with (
+            AuditTrail(db) as audit,
+            KeyRing(db) as keys,
+            PointReads(dsn, image_reads.STATEMENT) as points,
+        ):
             access = AccessInterceptor(
                 keys=keys if settings.auth == "keys" else None,
                 certificates={name: Role(role) for name, role in settings.certificate_roles.items()},
                 rates=Rates(settings.key_requests),
                 audit=audit,
             )
-            server = await _assemble(settings, db, address, access)
+            server = await _assemble(settings, db, ImageReads(db, points), address, access)
             await server.grpc.start()
             monitor = asyncio.create_task(_watch_database(server))
             try:
@@ -137,9 +143,11 @@ async def serve(
         log.info("draining: calls under way have %.0f s", settings.drain_timeout)
 
 
-async def _assemble(settings: Settings, db: Database, address: str, access: AccessInterceptor) -> Server:
+async def _assemble(
+    settings: Settings, db: Database, reads: ImageReads, address: str, access: AccessInterceptor
+) -> Server:
     config = platform_config(settings)
-    images, jobs, builds = Images(db, config), Jobs(db), Builds(db)
+    images, jobs, builds = Images(db, reads, config), Jobs(db), Builds(db)
     secret = (await images.identity()).token_secret
     server = aio.server(
         interceptors=[ErrorInterceptor(), access],

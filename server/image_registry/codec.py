@@ -11,10 +11,12 @@ from ri.api.imageregistry import job_status_pb2, jobs_pb2
 from image_registry.models import (
     ImageDefinition,
     ImageReference,
+    ImageStatus,
     PackageRequirement,
     PackageType,
     PipLibrary,
     PipRequirement,
+    PublishedImage,
     ReferenceType,
     RoleType,
     StoredImage,
@@ -22,6 +24,9 @@ from image_registry.models import (
 )
 
 _Image = pb.ManagedImage
+_MANAGED = pb.ImageReference.REFERENCE_TYPE_MANAGED
+_STATUS_FIELDS = {s: _Image(status=_Image.Status.ValueType(s)).SerializeToString() for s in ImageStatus}
+_IMAGE_TAG = bytes([pb.GetImageResponse.IMAGE_FIELD_NUMBER << 3 | 2])  # a field with a length
 
 
 def encode_definition(definition: ImageDefinition) -> bytes:
@@ -77,6 +82,15 @@ def fill_image(message: pb.ManagedImage, image: StoredImage) -> None:
         message.child_images.add(name=name, reference_type=pb.ImageReference.REFERENCE_TYPE_MANAGED)
 
 
+def encode_get_response(image: PublishedImage) -> bytes:
+    """An encoded GetImageResponse: protobuf merges what stands side by side, so nothing is parsed or built anew."""
+    encoded = image.definition + _STATUS_FIELDS[image.status]
+    if image.child_names:
+        references = (pb.ImageReference(name=name, reference_type=_MANAGED) for name in image.child_names)
+        encoded += _Image(child_images=references).SerializeToString()
+    return _IMAGE_TAG + _varint(len(encoded)) + encoded
+
+
 def fill_job(message: jobs_pb2.JobMetadata, job: StoredJob, *, full: bool) -> None:
     """Write a stored job into an empty message; progress only in the `full` view."""
     message.job_id = str(job.uuid)
@@ -92,6 +106,16 @@ def fill_job(message: jobs_pb2.JobMetadata, job: StoredJob, *, full: bool) -> No
         message.agent_id.uuid = str(job.agent_id)
     if full:
         message.job_progress_str = job.progress
+
+
+def _varint(value: int) -> bytes:
+    """A length as protobuf writes it: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def _timestamp(moment: datetime) -> Timestamp:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, IntEnum
+from typing import NamedTuple
 from uuid import UUID
 
 
@@ -163,6 +164,14 @@ class StoredImage:
     platform_tag: str
     base_image_id: int | None
     definition: bytes
+    child_names: tuple[str, ...] = ()
+
+
+class PublishedImage(NamedTuple):
+    """What callers see of an image; `definition` as in `StoredImage`."""
+
+    definition: bytes
+    status: ImageStatus
     child_names: tuple[str, ...] = ()
 
 

@@ -12,7 +12,7 @@ from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryServicer
 
 from image_registry.api import page_queries, validation
 from image_registry.api.tokens import PageTokens
-from image_registry.codec import fill_image, fill_job
+from image_registry.codec import encode_get_response, fill_image, fill_job
 from image_registry.registry.builds import Builds
 from image_registry.registry.images import Images
 from image_registry.registry.platform import Platform
@@ -50,12 +50,9 @@ class ImageRegistry(ImageRegistryServicer):
         fill_job(response.job, job, full=False)
         return response
 
-    async def GetImage(self, request: pb.GetImageRequest, context: _Context) -> pb.GetImageResponse:
-        """One image with its children."""
-        image = await self._images.get(validation.image_name(request.name))
-        response = pb.GetImageResponse()
-        fill_image(response.image, image)
-        return response
+    async def GetImage(self, request: pb.GetImageRequest, context: _Context) -> bytes:  # type: ignore[override]
+        """One image with its children, encoded already."""
+        return encode_get_response(await self._images.get(validation.image_name(request.name)))
 
     async def ListImages(self, request: pb.ListImagesRequest, context: _Context) -> pb.ListImagesResponse:
         """A page of images in name order."""

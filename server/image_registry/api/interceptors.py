@@ -26,8 +26,12 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class ErrorInterceptor(aio.ServerInterceptor):
     """Sets the call's deadline for the layers below and turns exceptions into statuses with details.
 
-    An exception that nobody foresaw becomes INTERNAL with an id; its traceback goes to the log alone.
+    An exception that nobody foresaw becomes INTERNAL with an id; its traceback goes to the log alone. A handler may
+    answer with a message or with the bytes of one.
     """
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, tuple[_Handler, _Handler]] = {}  # by method: the last handler and what it became
 
     async def intercept_service(
         self,
@@ -39,15 +43,22 @@ class ErrorInterceptor(aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None:
             return grpc.stream_stream_rpc_method_handler(_guarded_stream(_unknown, method))
-        serializers = {
-            "request_deserializer": _tolerant(handler.request_deserializer),
-            "response_serializer": handler.response_serializer,
-        }
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary, method), **serializers)
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream, method), **serializers)
-        return handler
+        last = self._wrapped.get(method)
+        if last is None or last[0] is not handler:  # the interceptors inside may return another for each call
+            last = self._wrapped[method] = handler, _wrap(handler, method)
+        return last[1]
+
+
+def _wrap(handler: _Handler, method: str) -> _Handler:
+    serializers = {
+        "request_deserializer": _tolerant(handler.request_deserializer),
+        "response_serializer": _unless_encoded(handler.response_serializer),
+    }
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(_guarded(handler.unary_unary, method), **serializers)
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream, method), **serializers)
+    return handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,13 @@ def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] |
             return _Malformed()
 
     return tolerant
+
+
+def _unless_encoded(encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """Bytes are sent as they are: they were stored as a part of this very message."""
+    if encode is None:
+        return None
+    return lambda message: message if isinstance(message, bytes) else encode(message)
 
 
 def _guarded(behaviour: Any, method: str) -> Any:

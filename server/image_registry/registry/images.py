@@ -15,6 +15,7 @@ from image_registry.models import (
     LibraryFilter,
     NewImage,
     Priority,
+    PublishedImage,
     RegistryIdentity,
     RoleType,
     StoredImage,
@@ -25,13 +26,15 @@ from image_registry.registry.platform import PlatformConfig, ensure_system_image
 from image_registry.requirements import system_image_name
 from image_registry.storage import image_pages, images, jobs
 from image_registry.storage.database import Connection, Database
+from image_registry.storage.image_reads import ImageReads
 
 
 class Images:
     """What callers do with images."""
 
-    def __init__(self, db: Database, config: PlatformConfig) -> None:
+    def __init__(self, db: Database, reads: ImageReads, config: PlatformConfig) -> None:
         self._db = db
+        self._reads = reads
         self._config = config
 
     async def identity(self) -> RegistryIdentity:
@@ -81,9 +84,9 @@ class Images:
         self._db.announce(jobs.CHANNEL)
         return replace(image, id=job.image_id), job
 
-    async def get(self, name: str) -> StoredImage:
+    async def get(self, name: str) -> PublishedImage:
         """The image with the names of those that are built on it. Raises RegistryError IMAGE_NOT_FOUND."""
-        image = await self._db.read(lambda conn: images.get_with_children(conn, name))
+        image = await self._reads.get(name)
         if image is None:
             raise image_not_found(name)
         return image
