@@ -1,3 +1,8 @@
 """Fixtures that every test can use."""
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.service"]
+pytest_plugins = [
+    "tests.fixtures.postgres",
+    "tests.fixtures.service",
+    "tests.fixtures.rest",
+    "tests.fixtures.base_image",
+]
