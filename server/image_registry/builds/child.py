@@ -1,6 +1,6 @@
 """The process of one build: a plan comes in on standard input, events go out on standard output, a line of JSON each.
 
-    python -P -m image_registry.builds.child [PARENT_PID FOLDER]
+    python -P -m image_registry.builds.child [PARENT_PID FOLDER [LEASE_DESCRIPTOR]]
 
     {"event": "stage", "stage": "resolve", "state": "start"}
     {"event": "stage", "stage": "resolve", "state": "done", "seconds": 0.31}
@@ -8,7 +8,8 @@
     {"event": "result", "result": {...}}                                          the last one, or
     {"event": "failed", "reason": "USER_ERROR", "stage": "resolve", "message": "..."}
 
-Whatever happens, FOLDER is removed and no process is left, also when the parent is killed.
+Whatever happens, FOLDER is removed and no process is left, also when the parent is killed, and when the parent is
+stopped or starved and the lease is over.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from typing import Any, NoReturn, TextIO
 from urllib.parse import unquote, urlsplit
 
 from image_registry.builds.faults import as_failure
+from image_registry.builds.lease import clock, end_of_lease
 from image_registry.builds.pipeline import Build
 from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Limits, Stage
 from image_registry.builds.processes import die_with_parent
 
 _MOST_CLEANINGS = 100
+_LOOK_SECONDS = 0.2
 
 
 class Events:
@@ -95,6 +98,8 @@ def main(arguments: list[str]) -> int:
         plan.work_dir.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="build-", dir=plan.work_dir))
     _clean_up_on_signal(folder)
+    if arguments[2:]:
+        _watch_lease(int(arguments[2]))
     die_with_parent(parent, signal.SIGTERM)
     _limit(plan.limits)
     try:
@@ -147,6 +152,17 @@ def _clean_up_on_signal(folder: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
+
+
+def _watch_lease(descriptor: int) -> None:
+    """Look at the lease several times a second, and end as if asked to when it is over."""
+
+    def look(*_: object) -> None:
+        if clock() > end_of_lease(descriptor):
+            signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
 
 
 def _remove(folder: Path) -> None:

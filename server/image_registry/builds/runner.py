@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from image_registry.builds.faults import as_failure
 from image_registry.builds.files import locked
+from image_registry.builds.lease import Lease
 from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Stage
 from image_registry.builds.processes import machine_environment, oom_kills
 
@@ -54,17 +56,25 @@ class LogLine:
 BuildEvent = StageBegan | StageDone | LogLine
 
 
-async def run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None]) -> BuildResult:
+async def run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None], lease: Lease | None = None) -> BuildResult:
     """Run one build to its end and return what came of it.
 
     Call it from the main thread: the build dies with the thread that started it. `on_event` is called in order, in
     the event loop. When the task is cancelled or the plan's time is over, the build's processes are killed; by the
-    time this returns or raises, whatever the reason, they are gone and so is the build's folder.
+    time this returns or raises, whatever the reason, they are gone and so is the build's folder. The build ends itself
+    when its `lease` is over, should nobody here be able to.
 
     Raises BuildFailed.
     """
+    try:
+        return await _run_build(plan, on_event, lease)
+    except OSError as error:
+        raise as_failure(error, plan.limits) from error
+
+
+async def _run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None], lease: Lease | None) -> BuildResult:
     with _own_folder(plan.work_dir) as (folder, lock), tempfile.TemporaryFile() as errors:
-        run = _Run(plan, on_event, errors)
+        run = _Run(plan, on_event, errors, lease)
         try:
             async with asyncio.timeout(plan.limits.seconds):
                 return await run.follow(await run.start(folder, lock))
@@ -109,24 +119,29 @@ def _own_folder(work_dir: Path) -> Iterator[tuple[Path, int]]:
 class _Run:
     """A running build as seen from outside."""
 
-    def __init__(self, plan: BuildPlan, on_event: Callable[[BuildEvent], None], errors: IO[bytes]) -> None:
+    def __init__(
+        self, plan: BuildPlan, on_event: Callable[[BuildEvent], None], errors: IO[bytes], lease: Lease | None
+    ) -> None:
         self._plan = plan
         self._on_event = on_event
         self._errors = errors
+        self._lease = lease
         self._process: asyncio.subprocess.Process | None = None
         self._oom_kills = oom_kills()
         self.stage: Stage | None = None
 
     async def start(self, folder: Path, lock: int) -> asyncio.subprocess.Process:
-        """Start the build's process; it shares the folder's lock."""
+        """Start the build's process; it shares the folder's lock and sees the lease."""
+        watched = [self._lease.descriptor] if self._lease else []
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "image_registry.builds.child", str(os.getpid()), str(folder)),
+            *map(str, watched),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._errors,
             env=machine_environment(),
             limit=_LONGEST_LINE,
-            pass_fds=(lock,),
+            pass_fds=(lock, *watched),
             start_new_session=True,
         )
         return self._process
@@ -170,7 +185,8 @@ class _Run:
         if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             return BuildFailed(FailureReason.OUT_OF_MEMORY, "The build was killed for lack of memory.", self.stage)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return BuildFailed(FailureReason.INTERNAL, f"The build's process {how} without a result.", self.stage)
+        reason = FailureReason.RETRYABLE if code < 0 else FailureReason.INTERNAL
+        return BuildFailed(reason, f"The build's process {how} without a result.", self.stage)
 
     async def bury(self) -> None:
         """Kill whatever is left of the build and wait until it is gone."""

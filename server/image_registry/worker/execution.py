@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
+from image_registry.builds.lease import Lease
 from image_registry.builds.oci.layout import LayoutRepository
 from image_registry.builds.plan import (
     BuildFailed,
@@ -60,7 +61,7 @@ class Executor:
         self._builds = builds
         self._logs = logs
 
-    async def __call__(self, claim: Claim) -> BuildReport:
+    async def __call__(self, claim: Claim, lease: Lease) -> BuildReport:
         """Do the work. Raises PassingFaultError for another attempt; leaves nothing running when cancelled."""
         if claim.job.kind is JobKind.DELETE_REPOSITORY:
             return await self._delete(claim.job)
@@ -70,10 +71,11 @@ class Executor:
             return BuildReport(Outcome.FAILED, *refusal)
         progress = Progress(self._builds, self._logs, claim.job)
         try:
-            result = await run_build(self._plan(claim, claim.definition), progress.on_event)
+            result = await run_build(self._plan(claim, claim.definition), progress.on_event, lease)
         except BuildFailed as failure:
             return _failed(failure, progress)
         finally:
+            log.info("job %s: attempt %d's processes have ended", claim.job.uuid, claim.job.attempt)
             await progress.close()
         return _succeeded(result)
 

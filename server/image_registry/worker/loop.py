@@ -1,7 +1,8 @@
 """The worker: claims jobs, keeps their leases, cancels, drains.
 
 A job belongs to one attempt of one worker. The lease is renewed three times a lease; a worker that can't renew stops
-the job itself before the lease is over, so that a job that was taken over runs nowhere else.
+the job itself before the lease is over, so that a job that was taken over runs nowhere else. No clock is compared with
+another machine's: the database counts the lease from the renewal's arrival, the worker from before its departure.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from image_registry.builds.lease import Lease, clock
 from image_registry.errors import RegistryError
 from image_registry.models import BuildReport, JobKind, Outcome, StoredJob, TerminationReason
 from image_registry.registry.builds import Builds, Claim
@@ -29,7 +31,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LONGEST_DELAY = 300.0  # seconds between two attempts after passing faults
+LONGEST_PAUSE = 30.0  # seconds for which a worker takes no jobs when one after another fails on it
 LEASE_MARGIN = 0.8  # part of a lease after which a worker that couldn't renew stops the job itself
+RENEWAL_PAUSE = 0.2  # seconds between two tries to renew, when one failed
 
 
 class PassingFaultError(Exception):
@@ -46,6 +50,9 @@ class WorkerConfig:
     drain: float
 
 
+Execute = Callable[[Claim, Lease], Awaitable[BuildReport]]
+
+
 class _Stop(Enum):
     """Why a job under way was stopped from outside."""
 
@@ -58,10 +65,10 @@ class Worker:
     """Runs jobs until told to stop.
 
     `execute` does the work of one claim and says how it ended; it raises PassingFaultError for another attempt, and
-    must leave nothing running when it is cancelled.
+    must leave nothing running when it is cancelled, nor when the lease that it is given is over.
     """
 
-    def __init__(self, db: Database, execute: Callable[[Claim], Awaitable[BuildReport]], config: WorkerConfig) -> None:
+    def __init__(self, db: Database, execute: Execute, config: WorkerConfig) -> None:
         self.agent_id: UUID = uuid4()
         self._db = db
         self._builds = Builds(db)
@@ -69,6 +76,8 @@ class Worker:
         self._config = config
         self._wake = asyncio.Event()
         self._running: dict[int, _Attempt] = {}
+        self._faults_in_a_row = 0
+        self._rests_until = 0.0  # of clock()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain: finish what is under way or hand it back."""
@@ -80,24 +89,28 @@ class Worker:
             ]
             while not stop.is_set():
                 self._wake.clear()
-                await self._fill(group)
+                await self._fill(group, stop)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), await self._patience())
             await self._drain()
             for helper in helpers:
                 helper.cancel()
 
-    async def _fill(self, group: asyncio.TaskGroup) -> None:
+    async def _fill(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Claim as much as there is room for."""
-        while len(self._running) < self._config.concurrency:
+        while len(self._running) < self._config.concurrency and not stop.is_set() and clock() >= self._rests_until:
+            sure_until = clock() + self._config.lease * LEASE_MARGIN
             try:
                 claim = await self._builds.claim(agent_id=self.agent_id, lease=self._config.lease)
             except RegistryError as error:
                 log.warning("no look at the queue: %s", error)
                 return
+            except Exception:  # a job that can't even be read must not end every worker, one after the other
+                log.exception("no look at the queue")
+                return
             if claim is None:
                 return
-            attempt = _Attempt(claim, asyncio.get_running_loop().time() + self._config.lease * LEASE_MARGIN)
+            attempt = _Attempt(claim, sure_until)
             self._running[claim.job.id] = attempt
             attempt.task = group.create_task(self._attempt(attempt))
 
@@ -107,22 +120,25 @@ class Worker:
             due = await self._builds.next_due()
         except RegistryError:
             due = None
-        return max(0.01, min(self._config.poll, self._config.poll if due is None else due))
+        rest = self._rests_until - clock()
+        return max(0.01, min(self._config.poll, rest if rest > 0 else self._config.poll if due is None else due))
 
     async def _attempt(self, attempt: _Attempt) -> None:
         """One attempt at one job, whatever happens."""
         job = attempt.claim.job
-        keeper = asyncio.create_task(self._keep(attempt))
-        try:
-            await self._carry_out(attempt)
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("job %s: attempt %d broke off", job.uuid, job.attempt)
-        finally:
-            keeper.cancel()
-            self._running.pop(job.id, None)
-            self._wake.set()
+        with attempt.lease:
+            keeper = asyncio.create_task(self._keep(attempt))
+            try:
+                await self._carry_out(attempt)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("job %s: attempt %d broke off", job.uuid, job.attempt)
+            finally:
+                keeper.cancel()
+                await asyncio.wait([keeper])
+                self._running.pop(job.id, None)
+                self._wake.set()
 
     async def _carry_out(self, attempt: _Attempt) -> None:
         claim, job = attempt.claim, attempt.claim.job
@@ -130,22 +146,33 @@ class Worker:
             return
         started = time.monotonic()
         log.info("job %s: %s %s, attempt %d", job.uuid, job.kind.name.lower(), job.image_name, job.attempt)
-        attempt.work = asyncio.ensure_future(self._execute(claim))
+        attempt.work = asyncio.ensure_future(self._execute(claim, attempt.lease))
         if attempt.stopped:
             attempt.work.cancel()
         try:
             report = await attempt.work
         except PassingFaultError as fault:
+            self._rest()
             await self._put_back(job, delay=_delay(job.faults), fault=True, progress=str(fault))
         except asyncio.CancelledError:
             await self._end_stopped(attempt)
         except Exception as error:
             log.exception("job %s failed unforeseen", job.uuid)
+            self._rest()
             text = f"unforeseen: {type(error).__name__}"
             await self._put_back(job, delay=_delay(job.faults), fault=True, progress=text)
         else:
-            await self._finish(job, report)
+            self._faults_in_a_row = 0
             log.info("job %s: %s after %.1f s", job.uuid, report.outcome.value, time.monotonic() - started)
+            await self._finish(job, report)
+
+    def _rest(self) -> None:
+        """Take no jobs for a while when one after the other fails here: a worker with a full disk must not eat all."""
+        self._faults_in_a_row += 1
+        if self._faults_in_a_row > self._config.concurrency:
+            pause = min(2.0 ** (self._faults_in_a_row - self._config.concurrency), LONGEST_PAUSE)
+            self._rests_until = clock() + pause
+            log.warning("%d jobs in a row failed here: no new ones for %.0f s", self._faults_in_a_row, pause)
 
     async def _end_stopped(self, attempt: _Attempt) -> None:
         job = attempt.claim.job
@@ -181,24 +208,24 @@ class Worker:
 
     async def _keep(self, attempt: _Attempt) -> None:
         """Renew the lease while the attempt is under way; stop the attempt when it is cancelled or lost."""
-        loop = asyncio.get_running_loop()
+        pause = self._config.lease / 3
         while True:
-            await asyncio.sleep(min(self._config.lease / 3, max(0.0, attempt.sure_until - loop.time())))
-            asked_at = loop.time()
-            try:
-                cancel = await self._builds.renew(attempt.claim.job, self._config.lease)
-            except RegistryError:
-                if loop.time() >= attempt.sure_until:
-                    attempt.stop(_Stop.LOST)
-                    return
-                await asyncio.sleep(0.2)
-                continue
-            if cancel is None:
+            await asyncio.sleep(min(pause, attempt.lease.left))
+            asked_at = clock()
+            renewal = asyncio.ensure_future(self._builds.renew(attempt.claim.job, self._config.lease))
+            # Not `timeout`: a statement on a connection that was cut off can't be cancelled for many seconds.
+            await asyncio.wait([renewal], timeout=attempt.lease.left)
+            cancel = _answer(renewal)
+            if cancel is _NO_ANSWER and attempt.lease.left > 0:
+                pause = RENEWAL_PAUSE
+            elif cancel is _NO_ANSWER or cancel is None:
                 attempt.stop(_Stop.LOST)
                 return
-            attempt.sure_until = asked_at + self._config.lease * LEASE_MARGIN
-            if cancel:
-                attempt.stop(_Stop.CANCELLED)
+            else:
+                pause = self._config.lease / 3
+                attempt.lease.extend(asked_at + self._config.lease * LEASE_MARGIN)
+                if cancel:
+                    attempt.stop(_Stop.CANCELLED)
 
     async def _listen(self) -> None:
         """Wake up at once when something may be claimable or is to be cancelled; polling is the net below."""
@@ -227,7 +254,9 @@ class Worker:
                     self._wake.set()
             except RegistryError as error:
                 log.warning("no look at the leases: %s", error)
-            await asyncio.sleep(self._config.lease / 3)
+            except Exception:
+                log.exception("no look at the leases")
+            await asyncio.sleep(self._config.lease / 10)
 
     async def _watch(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -250,7 +279,7 @@ class _Attempt:
 
     def __init__(self, claim: Claim, sure_until: float) -> None:
         self.claim = claim
-        self.sure_until = sure_until  # event loop time until which nobody else can have the job
+        self.lease = Lease(sure_until)  # the time until which nobody else can have the job
         self.task: asyncio.Task[None] | None = None
         self.work: asyncio.Future[BuildReport] | None = None
         self.stopped: _Stop | None = None
@@ -263,6 +292,23 @@ class _Attempt:
                 self.work.cancel()
 
 
+_NO_ANSWER = object()
+
+
+def _answer(renewal: asyncio.Future[bool | None]) -> bool | object | None:
+    """What a renewal said; one that isn't over is given up."""
+    if not renewal.done():
+        renewal.add_done_callback(lambda late: late.cancelled() or late.exception())
+        renewal.cancel()
+        return _NO_ANSWER
+    error = renewal.exception()
+    if error is None:
+        return renewal.result()
+    if not isinstance(error, RegistryError):
+        log.error("a lease could not be renewed", exc_info=error)
+    return _NO_ANSWER
+
+
 def _delay(faults: int) -> float:
-    """Growing waits with some spread: about 2, 4, 8 … 300 seconds."""
-    return float(min(2.0 ** (faults + 1), LONGEST_DELAY) * random.uniform(0.8, 1.2))  # noqa: S311
+    """Growing waits with some spread: about 2, 8, 32, 128 seconds."""
+    return float(min(2.0 * 4.0**faults, LONGEST_DELAY) * random.uniform(0.8, 1.2))  # noqa: S311

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from image_registry.builds.plan import Limits, PackageIndex
+from image_registry.builds.runner import remove_leftovers
 from image_registry.errors import RegistryError
 from image_registry.registry.builds import Builds
 from image_registry.registry.job_logs import JobLogs
@@ -17,7 +19,9 @@ from image_registry.storage.database import Database
 from image_registry.worker.execution import BuilderConfig, Executor
 from image_registry.worker.loop import Worker, WorkerConfig
 
-EXPIRY_INTERVAL = 600.0  # seconds between two looks for logs that are over their time
+log = logging.getLogger(__name__)
+
+CARE_INTERVAL = 600.0  # seconds between two looks for logs that are over their time, and for leftovers
 
 
 async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
@@ -44,19 +48,22 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
         ),
     )
     ready(str(worker.agent_id))
-    expiry = asyncio.create_task(_expire_logs(logs))
+    caretaker = asyncio.create_task(_take_care(logs, config.work_dir))
     try:
         await worker.run(stop)
     finally:
-        expiry.cancel()
+        caretaker.cancel()
 
 
-async def _expire_logs(logs: JobLogs) -> None:
+async def _take_care(logs: JobLogs, work_dir: Path) -> None:
+    """Remove logs that are over their time, and folders of builds whose worker was killed."""
     while True:
+        if removed := await asyncio.to_thread(remove_leftovers, work_dir):
+            log.info("%d folders of builds that were killed are removed", removed)
         with suppress(RegistryError):
             while await logs.expire():
                 pass
-        await asyncio.sleep(EXPIRY_INTERVAL)
+        await asyncio.sleep(CARE_INTERVAL)
 
 
 def _index(settings: Settings) -> PackageIndex:

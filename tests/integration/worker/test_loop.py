@@ -10,6 +10,7 @@ from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import job_status_pb2 as status
 from ri.api.imageregistry import jobs_pb2
 
+from image_registry.builds.lease import Lease
 from image_registry.models import BuildReport, JobKind, Outcome, PipLibrary, TerminationReason
 from image_registry.registry.builds import MAX_FAULTS, Claim
 from image_registry.storage.database import Database
@@ -17,12 +18,12 @@ from image_registry.worker import loop as worker_loop
 from image_registry.worker.loop import PassingFaultError, Worker, WorkerConfig
 from tests.fixtures.service import Service
 
-Work = Callable[[Claim], Awaitable[BuildReport]]
+Work = Callable[[Claim, Lease], Awaitable[BuildReport]]
 BUILT = BuildReport(Outcome.SUCCEEDED, TerminationReason.COMPLETED, "built", (PipLibrary("numpy", "1.26.4"),))
 FAST = WorkerConfig(concurrency=2, lease=30.0, poll=0.2, drain=0.2)
 
 
-async def build_at_once(claim: Claim) -> BuildReport:
+async def build_at_once(claim: Claim, lease: Lease) -> BuildReport:
     assert claim.job.kind is JobKind.DELETE_REPOSITORY or claim.definition is not None
     return BUILT
 
@@ -55,7 +56,7 @@ async def until_job(service: Service, job_id: str, *wanted: int) -> jobs_pb2.Job
 async def test_the_base_is_built_before_the_image_on_it(service: Service, database: Database) -> None:
     order: list[str] = []
 
-    async def work(claim: Claim) -> BuildReport:
+    async def work(claim: Claim, lease: Lease) -> BuildReport:
         order.append(claim.job.image_name)
         if claim.base is not None:
             assert claim.base.name == "system-python-3-12"
@@ -74,7 +75,7 @@ async def test_a_running_job_is_cancelled_at_once(service: Service, database: Da
     started = asyncio.Event()
     ended: list[str] = []
 
-    async def work(claim: Claim) -> BuildReport:
+    async def work(claim: Claim, lease: Lease) -> BuildReport:
         if claim.base is None:
             return BUILT
         started.set()
@@ -100,7 +101,7 @@ async def test_deleting_an_image_stops_its_build_and_then_removes_its_repository
     started = asyncio.Event()
     seen: list[tuple[JobKind, str]] = []
 
-    async def work(claim: Claim) -> BuildReport:
+    async def work(claim: Claim, lease: Lease) -> BuildReport:
         seen.append((claim.job.kind, claim.job.repository))
         if claim.job.kind is JobKind.BUILD and claim.base is not None:
             started.set()
@@ -127,7 +128,7 @@ async def test_a_recreated_image_is_built_after_the_old_repository_is_gone(
     again = await service.create("one")
     order: list[JobKind] = []
 
-    async def work(claim: Claim) -> BuildReport:
+    async def work(claim: Claim, lease: Lease) -> BuildReport:
         if claim.job.image_name == "one":
             order.append(claim.job.kind)
         return BUILT
@@ -141,9 +142,10 @@ async def test_a_passing_fault_is_tried_again_and_then_given_up(
     service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_loop, "LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(worker_loop, "LONGEST_PAUSE", 0.01)
     attempts: list[int] = []
 
-    async def work(claim: Claim) -> BuildReport:
+    async def work(claim: Claim, lease: Lease) -> BuildReport:
         attempts.append(claim.job.attempt)
         raise PassingFaultError("push: connection reset")
 
@@ -160,9 +162,10 @@ async def test_an_exception_that_nobody_foresaw_does_not_end_the_worker(
     service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_loop, "LONGEST_DELAY", 0.01)
+    monkeypatch.setattr(worker_loop, "LONGEST_PAUSE", 0.01)
     broken = True
 
-    async def work(claim: Claim) -> BuildReport:
+    async def work(claim: Claim, lease: Lease) -> BuildReport:
         nonlocal broken
         if broken:
             broken = False
@@ -179,7 +182,7 @@ async def test_the_job_of_a_silent_worker_is_taken_over_and_the_zombie_is_fenced
 ) -> None:
     claimed, release = asyncio.Event(), asyncio.Event()
 
-    async def stuck(claim: Claim) -> BuildReport:
+    async def stuck(claim: Claim, lease: Lease) -> BuildReport:
         claimed.set()
         await release.wait()
         return BuildReport(Outcome.SUCCEEDED, TerminationReason.COMPLETED, "the zombie's", (PipLibrary("old", "1"),))
@@ -216,7 +219,7 @@ async def test_a_lost_job_that_was_to_be_cancelled_ends_cancelled(
 async def test_a_draining_worker_hands_its_job_back_and_another_runs_it(service: Service, database: Database) -> None:
     started = asyncio.Event()
 
-    async def endless(claim: Claim) -> BuildReport:
+    async def endless(claim: Claim, lease: Lease) -> BuildReport:
         started.set()
         await asyncio.sleep(60)
         return BUILT
@@ -236,7 +239,7 @@ async def test_a_worker_that_cannot_renew_stops_the_job_before_the_lease_is_over
     stopped_after: list[float] = []
     started = asyncio.Event()
 
-    async def work(claim: Claim) -> BuildReport:
+    async def work(claim: Claim, lease: Lease) -> BuildReport:
         began = asyncio.get_running_loop().time()
         started.set()
         try:
@@ -277,7 +280,7 @@ async def test_user_builds_go_before_mass_rebuilds(service: Service, database: D
     await service.create("mine")
     order: list[str] = []
 
-    async def work(claim: Claim) -> BuildReport:
+    async def work(claim: Claim, lease: Lease) -> BuildReport:
         order.append(claim.job.image_name)
         return BUILT
 
