@@ -213,7 +213,7 @@ class Base:
 
         Raises BuildFailed (INTERNAL) naming the Pythons that there are.
         """
-        paths = [path for path in self.contents.links if _PYTHON.fullmatch(path)]
+        paths = [p for p in self.contents.links if _PYTHON.fullmatch(p) and not p.startswith(f"{PREFIX}/")]
         found = sorted((p for p in paths if p.endswith(f"bin/python{version}")), key=_python_order)
         if not found:
             others = sorted({path.rpartition("python")[2] for path in paths}, key=lambda v: int(v.split(".")[1]))
