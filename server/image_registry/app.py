@@ -36,6 +36,7 @@ from image_registry.registry.job_logs import JobLogs
 from image_registry.registry.jobs import Jobs
 from image_registry.registry.keys import KeyRing
 from image_registry.registry.platform import Platform, PlatformConfig
+from image_registry.registry.quotas import Quotas
 from image_registry.registry.rates import Rates
 from image_registry.settings import Settings, split_requirement
 from image_registry.storage import image_reads, migrations
@@ -61,6 +62,7 @@ class Server:
     database: Database
     health: Health
     address: str
+    audit: AuditTrail
 
 
 def database(settings: Settings, dsn: str) -> Database:
@@ -120,7 +122,7 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
                 rates=Rates(settings.key_requests),
                 audit=audit,
             )
-            server = await _assemble(settings, db, ImageReads(db, points), address, access)
+            server = await _assemble(settings, db, ImageReads(db, points), address, access, audit)
             await server.grpc.start()
             monitor = asyncio.create_task(_watch_database(server))
             try:
@@ -144,10 +146,11 @@ async def serve(
 
 
 async def _assemble(
-    settings: Settings, db: Database, reads: ImageReads, address: str, access: AccessInterceptor
+    settings: Settings, db: Database, reads: ImageReads, address: str, access: AccessInterceptor, audit: AuditTrail
 ) -> Server:
     config = platform_config(settings)
-    images, jobs, builds = Images(db, reads, config), Jobs(db), Builds(db)
+    quotas = Quotas(db, queued_builds=settings.key_queued_builds, images=settings.key_images)
+    images, jobs, builds = Images(db, reads, config, quotas), Jobs(db), Builds(db)
     secret = (await images.identity()).token_secret
     server = aio.server(
         interceptors=[ErrorInterceptor(), access],
@@ -187,7 +190,7 @@ async def _assemble(
             "choose another with --grpc-address"
         ) from None
     health_servicer.set_serving(True)
-    return Server(server, db, health_servicer, f"{address.rpartition(':')[0]}:{port}")
+    return Server(server, db, health_servicer, f"{address.rpartition(':')[0]}:{port}", audit)
 
 
 async def _watch_database(server: Server) -> None:

@@ -179,7 +179,8 @@ class PublishedImage(NamedTuple):
 class StoredJob:
     """A job as it is kept. `id` orders the queue, `uuid` is its public identity, `attempt` fences its worker.
 
-    `definition` is what a build is to make, encoded as in `StoredImage`; empty for other kinds.
+    `definition` is what a build is to make, encoded as in `StoredImage`; empty for other kinds. `creator` is who
+    launched it; '' is the service itself, or a caller of a deployment without keys.
     """
 
     id: int
@@ -201,6 +202,7 @@ class StoredJob:
     agent_id: UUID | None
     running_seconds: float
     has_log: bool
+    creator: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -64,6 +66,7 @@ RULES: Mapping[str, Rule] = {
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Rule(_EVERY_ROLE),
 }
 _NO_RULE = Rule()
+_proven: ContextVar[Caller | None] = ContextVar("proven", default=None)  # by the key of the call under way
 _LINK_HOLDER = Caller("holder of a signed link", Role.MEMBER)
 
 
@@ -82,6 +85,7 @@ class AccessInterceptor(aio.ServerInterceptor):
         self._rates = rates
         self._audit = audit
         self._lines = Bucket(_LINES, _LINES)
+        self._handlers: dict[str, _Handler] = {}
 
     async def intercept_service(
         self,
@@ -102,8 +106,16 @@ class AccessInterceptor(aio.ServerInterceptor):
             except RegistryError as error:
                 self._note_refusal(method, error)
                 return refusal(error)
-            handler = handler and self._guarded(handler, rule, known)
-        return self._audited(handler, method) if handler and rule.audited else handler
+            _proven.set(known)
+        return self._prepared(handler, method, rule) if handler else None
+
+    def _prepared(self, handler: _Handler, method: str, rule: Rule) -> _Handler:
+        """The handler behind its checks, made once for each method."""
+        found = self._handlers.get(method)
+        if found is None:
+            checked = _checked(handler, partial(self._check, rule)) if self._keys is not None else handler
+            found = self._handlers[method] = self._audited(checked, method) if rule.audited else checked
+        return found
 
     async def _by_key(self, details: grpc.HandlerCallDetails, keys: KeyRing) -> Caller | None:
         """Whose key the call has; None: it has none, and another proof might do."""
@@ -116,18 +128,15 @@ class AccessInterceptor(aio.ServerInterceptor):
         self._rates.take(known)
         return known
 
-    def _guarded(self, handler: _Handler, rule: Rule, known: Caller | None) -> _Handler:
-        def check(request: Any, context: _Context) -> None:
-            found = known or self._by_certificate(context)
-            if found is None and rule.by_link and request.signature:
-                found = _LINK_HOLDER
-            if found is None:
-                raise _no_key()
-            caller.set_current(found)
-            if found.role not in rule.roles:
-                raise _not_allowed(found, rule)
-
-        return _checked(handler, check)
+    def _check(self, rule: Rule, request: Any, context: _Context) -> None:
+        found = _proven.get() or self._by_certificate(context)
+        if found is None and rule.by_link and request.signature:
+            found = _LINK_HOLDER
+        if found is None:
+            raise _no_key()
+        caller.set_current(found)
+        if found.role not in rule.roles:
+            raise _not_allowed(found, rule)
 
     def _by_certificate(self, context: _Context) -> Caller | None:
         """Who the client's certificate says it is, if that name has a role. Subject alternative names go first."""

@@ -43,6 +43,10 @@ class ErrorInterceptor(aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None:
             return grpc.stream_stream_rpc_method_handler(_guarded_stream(_unknown, method))
+        if (
+            handler.stream_stream is not None
+        ):  # never kept: refusals are of this kind, of any name that a caller makes up
+            return handler
         last = self._wrapped.get(method)
         if last is None or last[0] is not handler:  # the interceptors inside may return another for each call
             last = self._wrapped[method] = handler, _wrap(handler, method)

@@ -58,6 +58,10 @@ def _short_parts(error: RegistryError) -> Iterator[Message]:
     if error.resource:
         thing = error.resource
         yield details.ResourceInfo(resource_type=thing.type, resource_name=thing.name, description=thing.description)
+    if error.quota:
+        whose = f"{error.quota.type}:{error.quota.name}"
+        violation = details.QuotaFailure.Violation(subject=whose, description=error.quota.description)
+        yield details.QuotaFailure(violations=[violation])
     if error.retry_after is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))

@@ -22,7 +22,9 @@ from image_registry.models import (
     StoredJob,
     TerminationReason,
 )
+from image_registry.registry import caller
 from image_registry.registry.platform import PlatformConfig, ensure_system_image
+from image_registry.registry.quotas import Quotas
 from image_registry.requirements import system_image_name
 from image_registry.storage import image_pages, images, jobs
 from image_registry.storage.database import Connection, Database
@@ -32,10 +34,11 @@ from image_registry.storage.image_reads import ImageReads
 class Images:
     """What callers do with images."""
 
-    def __init__(self, db: Database, reads: ImageReads, config: PlatformConfig) -> None:
+    def __init__(self, db: Database, reads: ImageReads, config: PlatformConfig, quotas: Quotas | None = None) -> None:
         self._db = db
         self._reads = reads
         self._config = config
+        self._quotas = quotas or Quotas(db)
 
     async def identity(self) -> RegistryIdentity:
         """What all replicas on this database share."""
@@ -45,8 +48,10 @@ class Images:
         """Record an image and launch its build: in one statement if its system image is there at the current tag,
         else together with that one's creation or rebuild.
 
-        Raises RegistryError IMAGE_ALREADY_EXISTS.
+        Raises RegistryError IMAGE_ALREADY_EXISTS, QUEUE_LIMIT, IMAGE_LIMIT.
         """
+        creator = caller.current().identity
+        await self._quotas.check(creator)
         definition = self._config.user_definition(wanted)
         image = StoredImage(
             id=0,
@@ -66,12 +71,15 @@ class Images:
                 base=system_image_name(wanted.python_version),
                 repository=definition.repo_uri,
                 priority=Priority.INTERACTIVE,
+                creator=creator,
             )
 
         async def with_base(conn: Connection) -> StoredJob:
             base_id = await ensure_system_image(conn, self._config, wanted.python_version)
             on_base = replace(image, base_image_id=base_id)
-            job = await images.create(conn, on_base, repository=definition.repo_uri, priority=Priority.INTERACTIVE)
+            job = await images.create(
+                conn, on_base, repository=definition.repo_uri, priority=Priority.INTERACTIVE, creator=creator
+            )
             if job is None:  # to be raised in here: the system image isn't made for nothing either
                 raise _already_exists(wanted.name)
             return job
@@ -119,6 +127,7 @@ class Images:
                 image_id=image.id,
                 image_name=name,
                 repository=definition.repo_uri,
+                creator=caller.current().identity,
             )
 
         await self._db.write(work)

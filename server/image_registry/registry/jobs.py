@@ -8,6 +8,7 @@ from uuid import UUID
 from image_registry.errors import Reason, RegistryError, Resource, job_not_found
 from image_registry.lifecycle import CLAIMABLE
 from image_registry.models import JobStatus, StoredJob
+from image_registry.registry import caller
 from image_registry.registry.steps import CANCELLED, end_build
 from image_registry.storage import images, jobs
 from image_registry.storage.database import Connection, Database
@@ -37,13 +38,15 @@ class Jobs:
     async def cancel(self, uuid: UUID) -> None:
         """Stop a job: one that waits ends at once, one that runs is stopped by its worker. Idempotent.
 
-        Raises RegistryError JOB_NOT_FOUND, JOB_FINISHED.
+        Raises RegistryError JOB_NOT_FOUND, NOT_THE_CREATOR, JOB_FINISHED.
         """
 
         async def work(conn: Connection) -> None:
             seen = await jobs.get(conn, uuid)
             if seen is None:
                 raise job_not_found(str(uuid))
+            if not caller.current().may_cancel(seen.creator):
+                raise _not_the_creator(seen)
             image = await images.lock_by_id(conn, seen.image_id)
             job = await jobs.lock(conn, seen.id)
             if job.status in {JobStatus.SUCCEEDED, JobStatus.FAILED}:
@@ -55,6 +58,14 @@ class Jobs:
                 await end_build(conn, job, image, CANCELLED)
 
         await self._db.write(work)
+
+
+def _not_the_creator(job: StoredJob) -> RegistryError:
+    return RegistryError(
+        Reason.NOT_THE_CREATOR,
+        f"job {job.uuid} was launched by {job.creator or 'the service itself'}: this key can't cancel it",
+        resource=Resource("job", str(job.uuid)),
+    )
 
 
 def _job_finished(job: StoredJob) -> RegistryError:

@@ -20,6 +20,7 @@ from image_registry.models import (
     StoredImage,
     StoredJob,
 )
+from image_registry.registry import caller
 from image_registry.registry.steps import start_rebuild
 from image_registry.requirements import system_image_name
 from image_registry.storage import images, jobs
@@ -121,7 +122,9 @@ class Platform:
                 return image, await jobs.lock_unfinished_build(conn, image.id)
             if image.status is ImageStatus.READY and image.platform_tag == self._config.tag and not force:
                 return image, None
-            return await start_rebuild(conn, image, self._config.at_current_tag(image))
+            return await start_rebuild(
+                conn, image, self._config.at_current_tag(image), creator=caller.current().identity
+            )
 
         synced = await self._db.write(work)
         self._db.announce(jobs.CHANNEL)

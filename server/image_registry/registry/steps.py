@@ -28,7 +28,7 @@ CANCELLED = BuildReport(Outcome.CANCELLED, TerminationReason.COMPLETED, "cancell
 
 
 async def start_rebuild(
-    conn: Connection, image: StoredImage, definition: ImageDefinition
+    conn: Connection, image: StoredImage, definition: ImageDefinition, *, creator: str = ""
 ) -> tuple[StoredImage, StoredJob]:
     """An image that isn't being built → REBUILDING, with the job that makes it what `definition` says."""
     await images.start_rebuild(conn, image.id)
@@ -40,6 +40,7 @@ async def start_rebuild(
         image_name=image.name,
         repository=definition.repo_uri,
         definition=encode_definition(definition),
+        creator=creator,
     )
     return replace(image, status=ImageStatus.REBUILDING), job
 

@@ -47,29 +47,31 @@ async def child_names(conn: Connection, image_id: int) -> list[str]:
     return [row["name"] for row in await cursor.fetchall()]
 
 
-async def create(conn: Connection, image: StoredImage, *, repository: str, priority: Priority) -> StoredJob | None:
+async def create(
+    conn: Connection, image: StoredImage, *, repository: str, priority: Priority, creator: str = ""
+) -> StoredJob | None:
     """Write a new image (its `id` is chosen here) and its first build job; None: the name is taken."""
-    values = _new(image, repository, priority) | {"role": image.role, "base_image_id": image.base_image_id}
+    values = _new(image, repository, priority, creator) | {"role": image.role, "base_image_id": image.base_image_id}
     row = await (await conn.execute(_SQL["create"], values)).fetchone()
     return None if row is None else to_job(row)
 
 
 async def create_on_current_base(
-    conn: Connection, image: StoredImage, *, base: str, repository: str, priority: Priority
+    conn: Connection, image: StoredImage, *, base: str, repository: str, priority: Priority, creator: str
 ) -> tuple[int | None, StoredJob | None]:
     """Write a new user's image whose base is there, at the same tag and not FAILED, and its first build job.
 
     One statement, and so a transaction by itself. Returns the base's id and the job; no id: there is no such base;
     an id without a job: the name is taken.
     """
-    values = _new(image, repository, priority) | {"base": base}
+    values = _new(image, repository, priority, creator) | {"base": base}
     row = await (await conn.execute(_SQL["create_on_current_base"], values)).fetchone()
     if row is None or row["base_id"] is None:
         return None, None
     return row["base_id"], None if row["id"] is None else to_job(row)
 
 
-def _new(image: StoredImage, repository: str, priority: Priority) -> dict[str, Any]:
+def _new(image: StoredImage, repository: str, priority: Priority, creator: str) -> dict[str, Any]:
     return {
         "name": image.name,
         "python_version": image.python_version,
@@ -77,6 +79,7 @@ def _new(image: StoredImage, repository: str, priority: Priority) -> dict[str, A
         "definition": image.definition,
         "repository": repository,
         "priority": priority,
+        "creator": creator,
     }
 
 

@@ -4,6 +4,7 @@ i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_i
 -- part: job
 j.id, j.uuid, j.kind, j.image_id, j.image_name, j.repository, j.definition, j.status, j.termination_reason, j.attempt,
     j.faults, j.cancel_requested, j.progress, j.created_at, j.started_at, j.finished_at, j.agent_id, j.log_parts,
+    j.creator,
     0.0::float8 as running_seconds
 
 -- name: get
@@ -31,13 +32,13 @@ select c.name from images c where c.base_image_id = %(id)s order by c.name limit
 -- Image and first job in one statement. No row: the name is taken.
 -- name: create
 with image as (
-    insert into images (name, role, status, python_version, platform_tag, base_image_id, definition)
-    values (%(name)s, %(role)s, 1, %(python_version)s, %(platform_tag)s, %(base_image_id)s, %(definition)s)
+    insert into images (name, role, status, python_version, platform_tag, base_image_id, definition, creator)
+    values (%(name)s, %(role)s, 1, %(python_version)s, %(platform_tag)s, %(base_image_id)s, %(definition)s, %(creator)s)
     on conflict (name) do nothing
-    returning id, name, definition
+    returning id, name, definition, creator
 )
-insert into jobs as j (kind, priority, image_id, image_name, repository, definition)
-select 1, %(priority)s, id, name, %(repository)s, definition from image
+insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator)
+select 1, %(priority)s, id, name, %(repository)s, definition, creator from image
 returning {job}
 
 -- The same for a user's image whose base is there at the current tag: all of a create in one round trip.
@@ -46,13 +47,13 @@ returning {job}
 with base as (
     select id from images where name = %(base)s and platform_tag = %(platform_tag)s and status <> 4
 ), image as (
-    insert into images (name, role, status, python_version, platform_tag, base_image_id, definition)
-    select %(name)s, 2, 1, %(python_version)s, %(platform_tag)s, base.id, %(definition)s from base
+    insert into images (name, role, status, python_version, platform_tag, base_image_id, definition, creator)
+    select %(name)s, 2, 1, %(python_version)s, %(platform_tag)s, base.id, %(definition)s, %(creator)s from base
     on conflict (name) do nothing
-    returning id, name, definition
+    returning id, name, definition, creator
 ), j as (
-    insert into jobs (kind, priority, image_id, image_name, repository, definition)
-    select 1, %(priority)s, id, name, %(repository)s, definition from image
+    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator)
+    select 1, %(priority)s, id, name, %(repository)s, definition, creator from image
     returning *
 )
 select (select id from base) as base_id, {job} from (values (1)) as always left join j on true

@@ -49,8 +49,9 @@ async def insert(
     image_name: str,
     repository: str,
     definition: bytes | None = None,
+    creator: str = "",
 ) -> StoredJob:
-    """Queue a job; a build with the `definition` that it is to make."""
+    """Queue a job for `creator`; a build with the `definition` that it is to make."""
     values = {
         "kind": kind,
         "priority": priority,
@@ -58,6 +59,7 @@ async def insert(
         "image_name": image_name,
         "repository": repository,
         "definition": definition,
+        "creator": creator,
     }
     cursor = await conn.execute(_SQL["insert"], values)
     return to_job(present(await cursor.fetchone()))

@@ -1,6 +1,6 @@
 -- part: head
 j.id, j.uuid, j.kind, j.image_id, j.image_name, j.repository, j.status, j.termination_reason, j.attempt, j.faults,
-    j.cancel_requested, j.progress, j.created_at, j.started_at, j.finished_at, j.agent_id, j.log_parts,
+    j.cancel_requested, j.progress, j.created_at, j.started_at, j.finished_at, j.agent_id, j.log_parts, j.creator,
     coalesce(extract(epoch from coalesce(j.finished_at, now()) - j.started_at), 0)::float8 as running_seconds
 
 -- part: job
@@ -16,8 +16,8 @@ select {job} from jobs j where j.id = %(id)s for update
 select {job} from jobs j where j.image_id = %(image_id)s and j.kind = 1 and j.status in (1, 2, 5, 7) for update
 
 -- name: insert
-insert into jobs as j (kind, priority, image_id, image_name, repository, definition)
-values (%(kind)s, %(priority)s, %(image_id)s, %(image_name)s, %(repository)s, %(definition)s)
+insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator)
+values (%(kind)s, %(priority)s, %(image_id)s, %(image_name)s, %(repository)s, %(definition)s, %(creator)s)
 returning {job}
 
 -- The oldest job of the lowest priority number that may run: its repository is free (nobody works on it, nothing

@@ -1,22 +1,24 @@
+-- part: key
+prefix, hash, role, name, created_at, expires_at, revoked_at, last_used_at, change
+
 -- name: insert
 insert into api_keys (prefix, hash, role, name, expires_at)
 values (%(prefix)s, %(hash)s, %(role)s, %(name)s, %(expires_at)s)
 on conflict (prefix) do nothing
-returning *
+returning {key}
 
 -- name: list
-select * from api_keys order by id
+select {key} from api_keys order by id
 
 -- A key that is revoked already keeps its time.
 -- name: revoke
 update api_keys set revoked_at = now() where prefix = %(prefix)s and revoked_at is null
-returning *
 
 -- name: get
-select * from api_keys where prefix = %(prefix)s
+select {key} from api_keys where prefix = %(prefix)s
 
 -- name: changed
-select * from api_keys where change > %(seen)s order by change
+select {key} from api_keys where change > %(seen)s order by change
 
 -- Replicas note uses independently; a minute's worth of them is one write.
 -- name: note_use

@@ -59,4 +59,5 @@ def to_job(row: DictRow) -> StoredJob:
         agent_id=row["agent_id"],
         running_seconds=row["running_seconds"],
         has_log=row["log_parts"] > 0,
+        creator=row.get("creator", ""),
     )
