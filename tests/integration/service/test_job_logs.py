@@ -110,7 +110,10 @@ async def test_an_expired_log_is_gone_and_its_job_is_not(service: Service, datab
 
 @pytest.mark.parametrize(
     ("job_id", "code"),
-    [("nonsense", grpc.StatusCode.INVALID_ARGUMENT), (str(uuid4()), grpc.StatusCode.NOT_FOUND)],
+    [
+        ("nonsense", grpc.StatusCode.INVALID_ARGUMENT),
+        ("0198c0de-0000-7000-8000-000000000000", grpc.StatusCode.NOT_FOUND),
+    ],
 )
 async def test_errors_of_a_stream_are_complete_statuses(service: Service, job_id: str, code: grpc.StatusCode) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
