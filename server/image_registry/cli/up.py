@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 import click
 
 from image_registry.builds.debian import DebianBase
 from image_registry.cli.common import guarded_address, run_until_stopped, say
+from image_registry.cli.example import build_example
 from image_registry.local.up import UpOptions
 from image_registry.local.up import up as run_up
 from image_registry.settings import PREFIX, load
@@ -52,6 +54,9 @@ def up(
         base_images_set=f"{PREFIX}BASE_IMAGES" in environment,
         environment=environment,
         base_maker=DebianBase(),
+        when_ready=partial(build_example, str(grpc.reachable), str(http.reachable) if http else None)
+        if example
+        else None,
     )
 
     async def run(stop: asyncio.Event) -> None:

@@ -31,6 +31,7 @@ class UpOptions:
     `http_address` None leaves the gateway out. `database_url` None means the product's own Postgres in `data_dir`.
     `base_images_set` tells that base images are configured in `environment`, the variables that the
     children get; the variables for what is decided here are put on top. `command` is the product's own command line.
+    `when_ready` runs beside the product once callers get answers.
     """
 
     data_dir: Path
@@ -42,6 +43,7 @@ class UpOptions:
     environment: Mapping[str, str] = field(repr=False)
     base_maker: BaseMaker
     command: Sequence[str] = (sys.executable, "-m", "image_registry")
+    when_ready: Callable[[], Awaitable[object]] | None = None
 
 
 async def up(options: UpOptions, *, stop: asyncio.Event, say: Callable[[str], None]) -> None:
@@ -100,6 +102,8 @@ class _Installation:
         self._say(self._ready_line(asyncio.get_running_loop().time() - started))
         async with asyncio.TaskGroup() as group:
             group.create_task(self._supervisor.wait_for_fault())
+            if self._options.when_ready is not None:
+                group.create_task(_run(self._options.when_ready))
             if self._options.worker and pending:
                 group.create_task(self._start_worker_later(bases.result()))
 
@@ -192,6 +196,10 @@ async def _check_addresses(options: UpOptions, *, patience: float) -> None:
             await asyncio.sleep(_POLL_SECONDS)
         else:
             return
+
+
+async def _run(what: Callable[[], Awaitable[object]]) -> None:
+    await what()
 
 
 async def _answers(address: Address) -> bool:
