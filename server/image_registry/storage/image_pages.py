@@ -1,15 +1,30 @@
-"""Pages of images in name order: by key, so that each costs the same however deep it is."""
+"""Pages of images in name order: by key, so that each costs the same however deep it is.
+
+A page with several conditions is read off the rarest of them: the names that meet it are taken in order from the index,
+and each is looked up for the others. Which is the rarest is seen from the index too, right behind the page's position,
+since Postgres' own estimates know neither the position nor which libraries go together. Conditions that are all common
+and yet hardly ever meet would make that walk long; after `CANDIDATES` names the whole lists are joined instead.
+Measurements are in docs/performance.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, LiteralString
+
+from psycopg.rows import DictRow
 
 from image_registry import limits
 from image_registry.models import LibraryFilter, StoredImage
 from image_registry.requirements import library_key, version_key
 from image_registry.storage.database import Connection
-from image_registry.storage.rows import to_image
+from image_registry.storage.queries import load
+from image_registry.storage.rows import present, to_image
+
+SAMPLE = 500  # entries behind the position: the condition that gets farthest with as many names is the rarest
+CANDIDATES = 3_000  # names of the rarest condition that are looked up before the lists are joined
+_SQL = load("image_pages.sql")
 
 
 async def page(
@@ -20,50 +35,96 @@ async def page(
     The page ends before its definitions exceed `limits.PAGE_BYTES`, though not before its first image.
     """
     values: dict[str, Any] = {"after": after, "limit": size + 1, "bytes": limits.PAGE_BYTES}
-    conditions = "".join(_condition(number, wanted, values) for number, wanted in enumerate(filters))
-    statement = _START + conditions + _END
-    rows = await (await conn.execute(statement, values)).fetchall()
+    rows = await _rows(conn, [_condition(number, wanted, values) for number, wanted in enumerate(filters)], values)
     found = [to_image(row) for row in rows[:size]]
     return found, bool(rows) and rows[0]["candidates"] > len(found)
 
 
-_START: LiteralString = """
-select * from (
-    select p.*, count(*) over () as candidates,
-        sum(octet_length(p.definition)) over (order by p.name rows unbounded preceding) as bytes,
-        row_number() over (order by p.name) as place
-    from (
-        select i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_id, i.definition
-        from images i where i.name > %(after)s"""
-_END: LiteralString = """
-        order by i.name limit %(limit)s
-    ) p
-) q where q.bytes <= %(bytes)s or q.place = 1 order by q.name"""
+async def _rows(conn: Connection, conditions: list[_Condition], values: dict[str, Any]) -> list[DictRow]:
+    if not conditions:
+        return await _fetch(conn, _SQL["all_names"], values)
+    if len(conditions) == 1:
+        return await _fetch(conn, _list(conditions[0], "limit"), values)
+    reached = await _reached(conn, conditions, values)
+    conditions = sorted(conditions, key=lambda one: reached[one] or _THE_END, reverse=True)
+    rows = await _fetch(conn, _looked_up(conditions), values | {"walked": CANDIDATES})
+    if reached[conditions[0]] is None or (rows and rows[0]["candidates"] == values["limit"]):
+        return rows
+    return await _fetch(conn, _joined(conditions), values)
 
 
-def _condition(number: int, wanted: LibraryFilter, values: dict[str, Any]) -> LiteralString:
+async def _fetch(conn: Connection, names: LiteralString, values: dict[str, Any]) -> list[DictRow]:
+    return await (await conn.execute(_fill("page", names=names), values)).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """One filter: its number, and what a row `l` of image_libraries must meet."""
+
+    number: LiteralString
+    sql: LiteralString
+
+
+def _condition(number: int, wanted: LibraryFilter, values: dict[str, Any]) -> _Condition:
     """One filter as SQL; its values go into `values` under numbered names, never into the text."""
     place: LiteralString = _NUMBERS[number]
     values["library" + place] = library_key(wanted.name)
-    version: LiteralString = ""
+    condition: LiteralString = "l.library = %(library" + place + ")s"
     if wanted.version is not None:
         public, local = version_key(wanted.version)
         values["version" + place] = public
-        version = " and l.version = %(version" + place + ")s"
+        condition += " and l.version = %(version" + place + ")s"
         if local:  # PEP 440: a wanted public version matches whatever local part an installed one has
             values["local" + place] = local
-            version += " and l.local = %(local" + place + ")s"
-    return (
-        """
-            and exists (
-                select from image_libraries l where l.image_name = i.name and l.library = %(library"""
-        + place
-        + ")s"
-        + version
-        + ")"
+            condition += " and l.local = %(local" + place + ")s"
+    return _Condition(place, condition)
+
+
+async def _reached(
+    conn: Connection, conditions: Sequence[_Condition], values: dict[str, Any]
+) -> dict[_Condition, str | None]:
+    """The SAMPLE-th name behind the position that meets each condition; None: fewer do."""
+    statement: LiteralString = "select " + ", ".join(
+        _fill("reach", condition=one.sql, number=one.number) for one in conditions
     )
+    row = present(await (await conn.execute(statement, values | {"sample": SAMPLE - 1})).fetchone())
+    return {one: row["reach" + one.number] for one in conditions}
 
 
+def _list(condition: _Condition, limit: LiteralString) -> LiteralString:
+    return _fill("list", condition=condition.sql, limit=limit)
+
+
+def _looked_up(conditions: Sequence[_Condition]) -> LiteralString:
+    first, *others = conditions
+    lookups: LiteralString = " and ".join(_fill("lookup", condition=one.sql) for one in others)
+    return _fill("looked_up", walked=_list(first, "walked"), lookups=lookups)
+
+
+def _joined(conditions: Sequence[_Condition]) -> LiteralString:
+    lists: LiteralString = " natural join ".join(
+        _fill("whole_list", condition=one.sql, number=one.number) for one in conditions
+    )
+    return _fill("joined", lists=lists)
+
+
+def _fill(name: str, **parts: LiteralString) -> LiteralString:
+    statement = _SQL[name]
+    for part, text in parts.items():
+        statement = statement.replace(_PLACES[part], text)
+    return statement
+
+
+_PLACES: dict[str, LiteralString] = {
+    "condition": "<condition>",
+    "limit": "<limit>",
+    "lists": "<lists>",
+    "lookups": "<lookups>",
+    "names": "<names>",
+    "number": "<number>",
+    "walked": "<walked>",
+}
+_THE_END = chr(0x10FFFF)  # behind every name
 _NUMBERS: tuple[LiteralString, ...] = (
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19",
 )  # fmt: skip

@@ -1,0 +1,91 @@
+"""Pages of images by library, each way of finding them held against a plain search of everything."""
+
+import random
+
+import psycopg
+import pytest
+
+from image_registry.models import LibraryFilter
+from image_registry.requirements import version_key
+from image_registry.storage import image_pages
+from image_registry.storage.database import Database
+
+IMAGES = 400
+LIBRARIES = 12
+Contents = dict[str, dict[str, str]]
+
+
+@pytest.fixture
+def contents(dsn: str) -> Contents:
+    """A filled registry: what each image holds, by name. Library 0 is in nearly all, library 11 in a few."""
+    dice = random.Random(7)
+    images = {
+        f"image-{number:03}": {
+            f"library-{rank}": dice.choice(["1.0", "1.0", "2.0"])
+            for rank in range(LIBRARIES)
+            if dice.random() < 1 / (rank + 1) ** 1.2
+        }
+        for number in range(IMAGES)
+    }
+    for number, libraries in enumerate(images.values()):
+        libraries["even" if number % 2 else "odd"] = "1.0"
+    rows = [
+        (library, name, version_key(version)[0]) for name, found in images.items() for library, version in found.items()
+    ]
+    with psycopg.connect(dsn) as conn, conn.cursor() as cursor:
+        cursor.execute("set session_replication_role = replica")
+        cursor.executemany(
+            "insert into images (name, role, status, python_version, platform_tag, definition)"
+            " values (%s, 1, 3, '3.11', 'v1', '')",
+            [(name,) for name in images],
+        )
+        cursor.executemany("insert into image_libraries (library, image_name, version) values (%s, %s, %s)", rows)
+    return images
+
+
+FILTERS = [
+    [],
+    [("library-0", None)],
+    [("library-11", None)],
+    [("library-0", None), ("library-1", None)],
+    [("library-0", "2.0"), ("library-11", None)],
+    [("library-3", "1.0"), ("library-2", "2.0"), ("library-1", None)],
+    [("even", None), ("odd", None)],
+    [("even", None), ("odd", None), ("library-0", None)],
+    [("library-0", None), ("absent", None)],
+    [("library-0", "1.0"), ("library-0", "2.0")],
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=lambda f: "+".join(f"{n}{v or ''}" for n, v in f) or "all")
+@pytest.mark.parametrize(
+    ("sample", "candidates"), [(500, 3000), (3, 7), (1, 1)], ids=["few names", "walk and join", "join"]
+)
+@pytest.mark.parametrize("size", [7, 1000])
+async def test_pages_hold_what_a_search_of_everything_finds(
+    monkeypatch: pytest.MonkeyPatch,
+    database: Database,
+    contents: Contents,
+    filters: list[tuple[str, str | None]],
+    sample: int,
+    candidates: int,
+    size: int,
+) -> None:
+    monkeypatch.setattr(image_pages, "SAMPLE", sample)
+    monkeypatch.setattr(image_pages, "CANDIDATES", candidates)
+    wanted = [LibraryFilter(name, version) for name, version in filters]
+    expected = [
+        name
+        for name, libraries in sorted(contents.items())
+        if all(n in libraries and v in {None, libraries[n]} for n, v in filters)
+    ]
+    seen: list[str] = []
+    more = True
+    while more:
+        after = seen[-1] if seen else ""
+        found, more = await database.read(
+            lambda conn, after=after: image_pages.page(conn, after=after, size=size, filters=wanted)  # type: ignore[misc]
+        )
+        assert len(found) == size or not more
+        seen += [image.name for image in found]
+    assert seen == expected
