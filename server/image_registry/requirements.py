@@ -21,9 +21,7 @@ SYSTEM_PREFIX = "system-python-"
 
 _IMAGE_NAME = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*", re.ASCII)
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
-_DISTRIBUTION_WITH_EXTRAS = re.compile(
-    rf"(?P<name>{_DISTRIBUTION.pattern}) ?(?P<extras>\[[A-Za-z0-9._, -]*\])?", re.ASCII
-)
+_DISTRIBUTION_WITH_EXTRAS = re.compile(rf"{_DISTRIBUTION.pattern}(?: ?\[[A-Za-z0-9._, -]*\])?", re.ASCII)
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 # Names don't end with a hyphen, which no package's name does: apt would take it for "remove this package".
 _PACKAGE_GRAMMAR = {

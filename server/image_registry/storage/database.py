@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
@@ -184,7 +184,8 @@ class Database:
         conn = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=5, **KEEPALIVE)
         async with conn:
             await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-            yield (notice.payload async for notice in conn.notifies())
+            async with aclosing(conn.notifies()) as notices:  # unclosed, it would hold the lock of the connection
+                yield (notice.payload async for notice in notices)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

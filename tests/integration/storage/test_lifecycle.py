@@ -1,0 +1,161 @@
+"""The database itself refuses what `lifecycle.py` doesn't allow."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import product
+
+import psycopg
+import pytest
+from psycopg import errors as pg
+
+from image_registry.lifecycle import FINISHED, IMAGE_TRANSITIONS, JOB_TRANSITIONS, UNFINISHED
+from image_registry.models import ImageStatus, JobStatus
+
+Connection = psycopg.Connection[tuple[int, ...]]
+
+
+@pytest.fixture
+def conn(dsn: str) -> Iterator[Connection]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+def add_image(conn: Connection, status: ImageStatus = ImageStatus.BUILDING_FIRST_TIME) -> int:
+    before = 3 if status is ImageStatus.REBUILDING else None
+    statement = """insert into images (name, role, status, status_before_rebuild, python_version, platform_tag, definition)
+        values ('system-' || (select count(*) from images), 1, %s, %s, '3.12', 'v1', '') returning id"""
+    [[image_id]] = conn.execute(statement, [status, before]).fetchall()
+    return image_id
+
+
+def add_job(conn: Connection, image_id: int, status: JobStatus = JobStatus.REQUESTED, repository: str = "r") -> int:
+    statement = """insert into jobs (kind, image_id, image_name, repository, definition, status, termination_reason,
+        finished_at, lease_expires_at) values (1, %s, 'a', %s, '', %s, %s, %s, %s) returning id"""
+    over, active = status in FINISHED, status in {JobStatus.PENDING, JobStatus.RUNNING}
+    values = [image_id, repository, status, 3 if over else 1, "now" if over else None, "now" if active else None]
+    [[job_id]] = conn.execute(statement, values).fetchall()
+    return job_id
+
+
+def move_job(conn: Connection, job_id: int, status: JobStatus) -> None:
+    over, active = status in FINISHED, status in {JobStatus.PENDING, JobStatus.RUNNING}
+    conn.execute(
+        "update jobs set status = %s, termination_reason = %s, finished_at = %s, lease_expires_at = %s where id = %s",
+        [status, 3 if over else 1, "now" if over else None, "now" if active else None, job_id],
+    )
+
+
+def test_the_table_of_the_database_is_the_one_of_the_code(conn: Connection) -> None:
+    def table(machine: str) -> set[tuple[int, ...]]:
+        statement = "select from_status, to_status from status_transitions where machine = %s"
+        return set(conn.execute(statement, [machine]).fetchall())
+
+    assert table("image") == IMAGE_TRANSITIONS
+    assert table("job") == JOB_TRANSITIONS
+
+
+def test_nothing_leaves_an_end_and_everything_unfinished_can_end() -> None:
+    assert not [old for old, _ in JOB_TRANSITIONS if old in FINISHED]
+    for status in UNFINISHED:
+        assert {new for old, new in JOB_TRANSITIONS if old is status} >= FINISHED
+
+
+def test_an_image_takes_allowed_steps_only(conn: Connection) -> None:
+    for old, new in product(ImageStatus, repeat=2):
+        before = 3 if new is ImageStatus.REBUILDING else None
+        with conn.transaction(force_rollback=True):  # what is judged at commits is tested below
+            image_id = add_image(conn, old)
+            with allowed_or_refused(old, new, old is new or (old, new) in IMAGE_TRANSITIONS):
+                step = "update images set status = %s, status_before_rebuild = %s where id = %s"
+                conn.execute(step, [new, before, image_id])
+
+
+def test_a_job_takes_allowed_steps_only(conn: Connection) -> None:
+    for old, new in product(JobStatus, repeat=2):
+        with conn.transaction(force_rollback=True):
+            job_id = add_job(conn, add_image(conn), old)
+            with allowed_or_refused(old, new, old is new or (old, new) in JOB_TRANSITIONS):
+                move_job(conn, job_id, new)
+
+
+def allowed_or_refused(old: int, new: int, allowed: bool) -> AbstractContextManager[object]:  # noqa: FBT001
+    return nullcontext() if allowed else pytest.raises(pg.CheckViolation, match=f"status {new} can't follow {old}")
+
+
+def test_an_image_and_its_job_are_written_together_or_not_at_all(conn: Connection) -> None:
+    with pytest.raises(pg.CheckViolation, match="unfinished build is f"), conn.transaction():
+        add_image(conn)
+    with conn.transaction():
+        job_id = add_job(conn, add_image(conn))
+    with pytest.raises(pg.CheckViolation, match="unfinished build is f"), conn.transaction():
+        move_job(conn, job_id, JobStatus.FAILED)
+    with pytest.raises(pg.CheckViolation, match="building is f"), conn.transaction():
+        conn.execute("update images set status = 4")
+    with conn.transaction():
+        conn.execute("update images set status = 4")
+        move_job(conn, job_id, JobStatus.FAILED)
+    with pytest.raises(pg.CheckViolation, match="unfinished build is f"), conn.transaction():
+        conn.execute("update images set status = 2, status_before_rebuild = 4")
+
+
+def test_no_build_is_launched_for_an_image_at_rest(conn: Connection) -> None:
+    with conn.transaction():
+        image_id = add_image(conn, ImageStatus.READY)
+    with pytest.raises(pg.CheckViolation, match="building is f"), conn.transaction():
+        add_job(conn, image_id)
+
+
+def test_the_build_of_a_deleted_image_may_still_have_to_be_stopped(conn: Connection) -> None:
+    with conn.transaction():
+        job_id = add_job(conn, add_image(conn), JobStatus.RUNNING)
+    conn.execute("delete from images")
+    move_job(conn, job_id, JobStatus.CANCELLED)
+
+
+def test_two_builds_of_one_image_never_meet(conn: Connection) -> None:
+    with conn.transaction():
+        image_id = add_image(conn)
+        add_job(conn, image_id, repository="r1")
+    with pytest.raises(pg.UniqueViolation, match="jobs_one_build_per_image"):
+        add_job(conn, image_id, repository="r2")
+
+
+def test_nobody_works_on_a_repository_beside_another(conn: Connection) -> None:
+    with conn.transaction():
+        add_job(conn, add_image(conn), JobStatus.RUNNING)
+        second = add_job(conn, add_image(conn))
+    with pytest.raises(pg.UniqueViolation, match="jobs_one_active_per_repository"):
+        move_job(conn, second, JobStatus.PENDING)
+
+
+NONSENSE = [
+    "update images set status_before_rebuild = 3",  # remembers a rebuild that is none
+    "update images set base_image_id = id",  # a system image on a managed base
+    "update images set role = 2",  # a user's image without base
+    "update images set role = 2, base_image_id = 1, next_definition = ''",  # only system images follow up
+    "update jobs set termination_reason = 3",  # over without having ended
+    "update jobs set finished_at = now()",
+    "update jobs set lease_expires_at = now()",  # a lease without a worker
+    "update jobs set definition = null",
+    "insert into registry (only_row, token_secret) values (false, '')",
+]
+
+
+def test_rows_that_make_no_sense_are_refused(conn: Connection) -> None:
+    with conn.transaction():
+        add_job(conn, add_image(conn))
+    for change in NONSENSE:
+        with pytest.raises(pg.CheckViolation):
+            conn.execute(change)  # type: ignore[call-overload]
+
+
+def test_an_image_that_others_are_built_on_stays(conn: Connection) -> None:
+    with conn.transaction():
+        base = add_image(conn, ImageStatus.READY)
+        conn.execute(
+            """insert into images (name, role, status, python_version, platform_tag, base_image_id, definition)
+            values ('a', 2, 3, '3.12', 'v1', %s, '')""",
+            [base],
+        )
+    with pytest.raises(pg.ForeignKeyViolation):
+        conn.execute("delete from images where id = %s", [base])

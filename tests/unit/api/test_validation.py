@@ -1,0 +1,187 @@
+"""Every fault of a request is reported, at once, with its JSON path."""
+
+from typing import Any
+
+import pytest
+from ri.api.imageregistry import image_registry_pb2 as pb
+from ri.api.imageregistry import jobs_pb2
+
+from image_registry import limits
+from image_registry.api import validation
+from image_registry.api.validation import Accepts
+from image_registry.errors import Reason, RegistryError
+from image_registry.models import NewImage, PackageRequirement, PackageType, PipRequirement
+
+ACCEPTS = Accepts(("3.11", "3.12"), "3.12", PackageType.APT, "managed")
+Image = pb.ManagedImage
+
+
+def faults_of(call: Any, *args: Any) -> dict[str, str]:
+    with pytest.raises(RegistryError) as caught:
+        call(*args)
+    assert caught.value.reason is Reason.INVALID_REQUEST
+    paths = [fault.field for fault in caught.value.faults]
+    assert len(paths) == len(set(paths)), "one fault a field"
+    return {fault.field: fault.description for fault in caught.value.faults}
+
+
+def create(**fields: Any) -> pb.CreateImageRequest:
+    return pb.CreateImageRequest(**({"name": "a", "pip_requirements": [{"name": "numpy"}]} | fields))
+
+
+def faults_of_create(**fields: Any) -> dict[str, str]:
+    return faults_of(validation.new_image, create(**fields), ACCEPTS)
+
+
+def test_a_sound_request_becomes_a_wish() -> None:
+    wish = validation.new_image(
+        create(
+            pip_requirements=[{"name": "uvicorn[standard]", "version_specifier": ">=0.2,<1"}, {"name": "numpy"}],
+            package_requirements=[{"name": "git", "version_specifier": "1:2.39", "package_type": 1}],
+            python_version="3.11",
+        ),
+        ACCEPTS,
+    )
+    assert wish == NewImage(
+        "a",
+        "3.11",
+        (PipRequirement("uvicorn[standard]", ">=0.2,<1"), PipRequirement("numpy")),
+        (PackageRequirement("git", "1:2.39", PackageType.APT),),
+    )
+
+
+def test_an_empty_python_version_is_the_default() -> None:
+    assert validation.new_image(create(), ACCEPTS).python_version == "3.12"
+
+
+def test_packages_alone_are_enough() -> None:
+    wanted = create(pip_requirements=[], package_requirements=[{"name": "git", "package_type": 1}])
+    assert validation.new_image(wanted, ACCEPTS).pip_requirements == ()
+
+
+def test_all_faults_of_a_create_are_reported_at_once() -> None:
+    assert faults_of_create(
+        name="Bad Name",
+        pip_requirements=[
+            {"name": "numpy"},
+            {"name": "-e ."},
+            {"name": "pandas", "version_specifier": "latest"},
+            {"name": "NumPy[extra]", "version_specifier": "=1"},
+        ],
+        package_requirements=[
+            {"name": "git", "package_type": 0},
+            {"name": "GIT", "version_specifier": "1 2", "package_type": 1},
+            {"name": "git", "package_type": 2},
+            {"name": "vim", "package_type": 77},
+        ],
+        python_version="2.7",
+    ) == {
+        "name": "must match ^[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*$: lower-case letters and digits from a letter on, in "
+        "groups parted by a single - or _",
+        "pipRequirements[1].name": "must be a distribution name with optional extras, such as numpy or "
+        "uvicorn[standard]; versions go into versionSpecifier, and URLs, paths, options and markers are not taken",
+        "pipRequirements[2].versionSpecifier": "must be a PEP 440 specifier such as >=1.2,<2, or a bare version such "
+        "as 1.0.2",
+        "pipRequirements[3].versionSpecifier": "must be a PEP 440 specifier such as >=1.2,<2, or a bare version such "
+        "as 1.0.2",
+        "pipRequirements[3].name": "names NumPy again, which pipRequirements[0].name names already: keep one of the "
+        "two",
+        "packageRequirements[0].packageType": "must be PACKAGE_TYPE_APT: the base images of this deployment take no "
+        "other",
+        "packageRequirements[1].name": "must be a package name of apt, such as git or libgomp1",
+        "packageRequirements[1].versionSpecifier": "must be one exact version in the grammar of apt, such as "
+        "1:2.39.5-0+deb12u2",
+        "packageRequirements[2].packageType": "must be PACKAGE_TYPE_APT: the base images of this deployment take no "
+        "other",
+        "packageRequirements[2].name": "names git again, which packageRequirements[0].name names already: keep one of "
+        "the two",
+        "packageRequirements[3].packageType": "must be PACKAGE_TYPE_APT: the base images of this deployment take no "
+        "other",
+        "pythonVersion": "must be one of 3.11, 3.12, or empty",
+    }
+
+
+def test_an_image_of_nothing_is_refused() -> None:
+    assert faults_of_create(pip_requirements=[]) == {
+        "pipRequirements": "must hold at least one requirement, or packageRequirements must"
+    }
+
+
+def test_the_same_library_in_two_spellings_is_an_error() -> None:
+    twice = [{"name": "scikit-learn"}, {"name": "Scikit_Learn", "version_specifier": "1"}, {"name": "scikit.learn"}]
+    assert faults_of_create(pip_requirements=twice).keys() == {"pipRequirements[1].name", "pipRequirements[2].name"}
+
+
+@pytest.mark.parametrize("field", ["pip_requirements", "package_requirements"])
+def test_lists_are_bounded(field: str) -> None:
+    entries = [{"name": f"x{number}"} for number in range(limits.REQUIREMENTS + 1)]
+    if field == "package_requirements":
+        entries = [entry | {"package_type": 1} for entry in entries]
+    path = {"pip_requirements": "pipRequirements", "package_requirements": "packageRequirements"}[field]
+    assert faults_of_create(**{field: entries}) == {path: f"must hold at most {limits.REQUIREMENTS} entries"}
+    validation.new_image(create(**{field: entries[:-1]}), ACCEPTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("x", True), ("NoImageHasIt", True), ("", False), ("a\x00", False), ("é", False), ("x" * 257, False)],
+)
+def test_names_that_are_looked_up(name: str, good: bool) -> None:  # noqa: FBT001
+    if good:
+        assert validation.image_name(name) == name
+    else:
+        assert faults_of(validation.image_name, name).keys() == {"name"}
+
+
+JOB = "0198c0de-0000-7000-8000-000000000000"
+
+
+@pytest.mark.parametrize("text", [JOB, JOB.upper()])
+def test_job_ids(text: str) -> None:
+    assert str(validation.job_id(text)) == JOB
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", JOB + "\n", JOB.replace("-", ""), "{" + JOB + "}", "urn:uuid:" + JOB, JOB[:-1], JOB[:-1] + "_", "١" * 36],
+)
+def test_what_is_no_job_id(text: str) -> None:
+    assert faults_of(validation.job_id, text).keys() == {"jobId"}
+
+
+def test_all_faults_of_a_job_query_are_reported_at_once() -> None:
+    request = jobs_pb2.GetJobRequest(job_id="x", view=9)  # type: ignore[arg-type]
+    assert faults_of(validation.job_query, request).keys() == {"jobId", "view"}
+
+
+@pytest.mark.parametrize(("view", "full"), [(0, False), (1, False), (2, True)])
+def test_views(view: int, full: bool) -> None:  # noqa: FBT001
+    assert validation.job_query(jobs_pb2.GetJobRequest(job_id=JOB, view=view))[1] == full  # type: ignore[arg-type]
+
+
+def test_all_faults_of_a_build_report_are_reported_at_once() -> None:
+    request = pb.UpdateBuildInfoRequest(
+        name="",
+        pip_libraries=[
+            {"name": "numpy", "version": "1.0"},
+            {"name": "NumPy", "version": "2.0"},
+            {"name": "-x", "version": "1"},
+            {"name": "pandas"},
+            {"name": "torch", "version": "1\n2"},
+        ],
+    )
+    assert faults_of(validation.reported_libraries, request).keys() == {
+        "name",
+        "pipLibraries[1].name",
+        "pipLibraries[2].name",
+        "pipLibraries[3].version",
+        "pipLibraries[4].version",
+    }
+
+
+def test_a_build_report_is_bounded() -> None:
+    libraries = [Image.PipLibrary(name=f"x{number}", version="1") for number in range(limits.REPORTED_LIBRARIES + 1)]
+    request = pb.UpdateBuildInfoRequest(name="a", pip_libraries=libraries)
+    assert faults_of(validation.reported_libraries, request).keys() == {"pipLibraries"}
+    del request.pip_libraries[-1]
+    assert len(validation.reported_libraries(request)) == limits.REPORTED_LIBRARIES
