@@ -24,6 +24,7 @@ from image_registry.api.images import ImageRegistry
 from image_registry.api.interceptors import ErrorInterceptor
 from image_registry.api.job_logs import JobLogsService, LogLinks
 from image_registry.api.jobs import JobReader
+from image_registry.api.tls import TlsError, TlsFiles, server_credentials
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
 from image_registry.errors import RegistryError
@@ -182,15 +183,24 @@ async def _assemble(
     health_servicer = Health(SERVICES)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = _listen(server, settings, address)
+    health_servicer.set_serving(True)
+    return Server(server, db, health_servicer, f"{address.rpartition(':')[0]}:{port}", audit)
+
+
+def _listen(server: aio.Server, settings: Settings, address: str) -> int:
     try:
-        port = server.add_insecure_port(address)
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return server.add_insecure_port(address)
+        files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        return server.add_secure_port(address, server_credentials(files))
+    except TlsError as error:
+        raise StartError(str(error)) from None
     except RuntimeError:
         raise StartError(
             f"{address} can't be listened on: it is taken or not an address of this machine; "
             "choose another with --grpc-address"
         ) from None
-    health_servicer.set_serving(True)
-    return Server(server, db, health_servicer, f"{address.rpartition(':')[0]}:{port}", audit)
 
 
 async def _watch_database(server: Server) -> None:

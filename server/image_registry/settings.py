@@ -54,6 +54,13 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = Field(None, description="certificate chain of the gRPC server, PEM")
     tls_key: Path | None = Field(None, description="private key of that certificate, PEM")
     tls_client_ca: Path | None = Field(None, description="every gRPC caller must show a certificate of this CA, PEM")
+    http_tls_certificate: Path | None = Field(None, description="certificate chain of the gateway, PEM")
+    http_tls_key: Path | None = Field(None, description="private key of that certificate, PEM")
+    http_tls_client_ca: Path | None = Field(None, description="every REST caller must show a certificate of this CA")
+    upstream_ca: Path | None = Field(None, description="the gateway reaches the gRPC server by TLS and trusts this CA")
+    upstream_name: str = Field("image-registry", description="name in the gRPC server's certificate")
+    upstream_certificate: Path | None = Field(None, description="certificate that the gateway shows the gRPC server")
+    upstream_key: Path | None = Field(None, description="private key of that certificate, PEM")
 
     platform_tag: str = Field(
         "local", pattern=r"^\w[\w.-]{0,127}$", description="version of the platform's wheels; recorded with every build"
@@ -172,10 +179,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_tls(self) -> Settings:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key need each other")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        for side, ca in (("tls", self.tls_client_ca), ("http_tls", self.http_tls_client_ca), ("upstream", None)):
+            certificate, key = (getattr(self, f"{side}_{part}") for part in ("certificate", "key"))
+            if (certificate is None) != (key is None):
+                raise ValueError(f"{side}_certificate and {side}_key need each other")
+            if ca and not certificate:
+                raise ValueError(f"{side}_client_ca needs {side}_certificate and {side}_key")
+        if self.upstream_certificate and not self.upstream_ca:
+            raise ValueError("upstream_certificate needs upstream_ca")
         if self.certificate_roles and not (self.tls_client_ca and self.auth == "keys"):
             raise ValueError("certificate_roles needs tls_client_ca, and auth=keys")
         return self

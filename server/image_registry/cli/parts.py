@@ -12,11 +12,11 @@ import psycopg
 from image_registry import app
 from image_registry.cli.common import database_url, guarded_address, run_until_stopped, say
 from image_registry.cli.logs import set_up_logging
-from image_registry.gateway.config import GatewayOptions
+from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
 from image_registry.gateway.process import run_gateway
 from image_registry.host import StartError
 from image_registry.host.addresses import parse_address
-from image_registry.settings import load
+from image_registry.settings import Settings, load
 from image_registry.storage import migrations
 from image_registry.storage.database import describe_dsn
 from image_registry.worker.main import work
@@ -74,17 +74,28 @@ def gateway(grpc_address: str | None, http_address: str | None, insecure: bool |
     """Run the REST gateway (Envoy) alone, in front of the gRPC server at --grpc-address."""
     settings = load(grpc_address=grpc_address, http_address=http_address, insecure=insecure)
     set_up_logging(settings.log_format)
-    listen = guarded_address(settings, settings.http_address, "--http-address")
+    tls, upstream_tls = _gateway_tls(settings)
+    listen = guarded_address(settings, settings.http_address, "--http-address", encrypted=tls is not None)
     upstream = parse_address(settings.grpc_address).reachable
+    scheme = "https" if tls else "http"
 
     async def run(stop: asyncio.Event) -> None:
         await run_gateway(
-            GatewayOptions(listen=listen, upstreams=(upstream,)),
+            GatewayOptions(listen=listen, upstreams=(upstream,), tls=tls, upstream_tls=upstream_tls),
             stop=stop,
-            ready=lambda: say(f"serving REST on http://{listen.reachable}"),
+            ready=lambda: say(f"serving REST on {scheme}://{listen.reachable}"),
         )
 
     run_until_stopped(run)
+
+
+def _gateway_tls(settings: Settings) -> tuple[ListenerTls | None, UpstreamTls | None]:
+    certificate, key = settings.http_tls_certificate, settings.http_tls_key
+    listener = ListenerTls(certificate, key, settings.http_tls_client_ca) if certificate and key else None
+    if settings.upstream_ca is None:
+        return listener, None
+    own = settings.upstream_certificate, settings.upstream_key
+    return listener, UpstreamTls(settings.upstream_ca, settings.upstream_name, *own)
 
 
 @click.command()

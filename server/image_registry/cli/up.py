@@ -12,6 +12,7 @@ import click
 from image_registry.builds.debian import DebianBase
 from image_registry.cli.common import guarded_address, run_until_stopped, say
 from image_registry.cli.example import build_example
+from image_registry.host import StartError
 from image_registry.local.up import UpOptions
 from image_registry.local.up import up as run_up
 from image_registry.settings import PREFIX, load
@@ -40,6 +41,8 @@ def up(
     on the same one is refused. SIGTERM and Ctrl-C stop every part, a second Ctrl-C at once.
     """
     settings = load(data_dir=data_dir, grpc_address=grpc_address, http_address=http_address, insecure=insecure)
+    if settings.tls_certificate or settings.http_tls_certificate:
+        raise StartError("`up` is for one machine and takes no TLS: run `serve`, `worker` and `gateway` instead")
     grpc = guarded_address(settings, settings.grpc_address, "--grpc-address")
     http = None if no_gateway else guarded_address(settings, settings.http_address, "--http-address")
     environment = dict(os.environ)  # the children read their settings from it, as this process did
