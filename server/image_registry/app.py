@@ -156,7 +156,7 @@ async def _assemble(
     server = aio.server(
         interceptors=[ErrorInterceptor(), access],
         options=[
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(settings.processes > 1)),
             ("grpc.max_receive_message_length", limits.REQUEST_BYTES),
             ("grpc.max_send_message_length", limits.RESPONSE_BYTES),
         ],

@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     index_ca_bundle: Path | None = Field(None, description="certificates to trust for the package index")
 
     legacy_page_echo: bool = Field(False, description="end listings as gRPC clients of rime-sdk up to 0.18 expect it")
+    processes: int = Field(
+        1, ge=1, le=64, description="server processes on the gRPC port, for machines with many cores"
+    )
     pool_size: int = Field(16, ge=1, description="database connections of one server process")
     pool_wait: float = Field(5.0, gt=0, description="longest wait for a connection")
     statement_timeout: float = Field(10.0, gt=0, description="longest time of one database statement")

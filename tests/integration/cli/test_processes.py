@@ -1,0 +1,100 @@
+"""`serve --processes`: several processes on one port, replaced when one dies, stopped together."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from grpc import aio
+from ri.api.imageregistry import image_registry_pb2 as pb
+from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryStub
+
+from image_registry.host.addresses import free_port
+
+
+@asynccontextmanager
+async def served(dsn: str, port: int, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The command with two processes, from its second `serving` on."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "image_registry", "serve", "--processes", "2"),
+        *("--grpc-address", f"127.0.0.1:{port}", "--data-dir", str(folder)),
+        env={**os.environ, "IMAGE_REGISTRY_DATABASE_URL": dsn},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        await lines_with(process, "serving gRPC", 2)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
+async def lines_with(process: asyncio.subprocess.Process, text: str, count: int) -> None:
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        while count:
+            line = (await process.stdout.readline()).decode()
+            assert line, "the command ended"
+            count -= text in line
+
+
+def listeners(port: int) -> set[int]:
+    """The inodes of the sockets that listen on the port."""
+    tables = [Path("/proc/net/tcp").read_text(), Path("/proc/net/tcp6").read_text()]
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return {int(row[9]) for row in rows if int(row[1].split(":")[1], 16) == port and row[3] == "0A"}
+
+
+def owners(inodes: set[int]) -> set[int]:
+    """The processes that hold these sockets."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(entry.readlink()) in wanted:
+                found.add(int(entry.parts[2]))
+        except OSError:
+            continue
+    return found
+
+
+async def answers(port: int) -> bool:
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await ImageRegistryStub(channel).ListImages(pb.ListImagesRequest(), wait_for_ready=True, timeout=10)
+    return True
+
+
+async def test_two_processes_share_the_port_and_a_killed_one_is_replaced(dsn: str, tmp_path: Path) -> None:
+    port = free_port()
+    async with served(dsn, port, tmp_path) as process:
+        first = owners(listeners(port))
+        assert len(first) == 2
+        assert all([await answers(port) for _ in range(5)])
+        os.kill(min(first), signal.SIGKILL)
+        await lines_with(process, "serving gRPC", 1)
+        second = owners(listeners(port))
+        assert len(second) == 2
+        assert len(first & second) == 1
+        assert await answers(port)
+    assert not listeners(port)
+
+
+async def test_a_taken_port_is_refused_before_anything_starts(dsn: str, tmp_path: Path) -> None:
+    port = free_port()
+    async with served(dsn, port, tmp_path):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "image_registry", "serve", "--processes", "2"),
+            *("--grpc-address", f"127.0.0.1:{port}", "--data-dir", str(tmp_path)),
+            env={**os.environ, "IMAGE_REGISTRY_DATABASE_URL": dsn},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 20)
+        assert process.returncode == 1
+        assert b"is taken" in output
+        assert len(listeners(port)) == 2
