@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -140,10 +141,17 @@ async def serve(
     settings: Settings, dsn: str, address: str, *, stop: asyncio.Event, ready: Callable[[str], None]
 ) -> None:
     """Run the server until `stop` is set; `ready` is called once, with the address."""
+    _leave_no_core()
     async with running_server(settings, dsn, address) as server:
         ready(server.address)
         await stop.wait()
         log.info("draining: calls under way have %.0f s", settings.drain_timeout)
+
+
+def _leave_no_core() -> None:
+    """The memory holds callers' keys. A limit of one byte also stops dumps that go to a program (core(5))."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if hard == resource.RLIM_INFINITY else min(1, hard), hard))
 
 
 async def _assemble(

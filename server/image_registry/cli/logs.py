@@ -6,6 +6,9 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import TextIO
+
+from image_registry.registry.keys import SECRET_PART
 
 
 class JsonFormatter(logging.Formatter):
@@ -24,9 +27,17 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
+class CarefulHandler(logging.StreamHandler[TextIO]):
+    """Writes no API key, wherever in a line or a traceback one stands: its prefix stays, the secret part goes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, without secrets."""
+        return SECRET_PART.sub("…", super().format(record))
+
+
 def set_up_logging(form: str) -> None:
     """`form` is `console` or `json`."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = CarefulHandler(sys.stderr)
     if form == "json":
         handler.setFormatter(JsonFormatter())
     else:

@@ -37,6 +37,7 @@ NAME_LIMIT = 100  # characters
 _PREFIX = re.compile(r"imgreg_[0-9a-f]{8}", re.ASCII)
 _KEY = re.compile(r"(?P<prefix>imgreg_[0-9a-f]{8})_[0-9a-f]{64}", re.ASCII)
 _NO_HASH = bytes(32)
+SECRET_PART = re.compile(r"(?<=imgreg_[0-9a-f]{8}_)[0-9a-f]{4,}", re.ASCII | re.IGNORECASE)  # of a key in some text
 
 
 @dataclass(frozen=True, slots=True)
