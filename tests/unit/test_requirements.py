@@ -24,7 +24,7 @@ def test_good_image_names(name: str) -> None:
     "name",
     [
         *("", "A", "1a", "-a", "_a", "a-", "a_", "a--b", "a__b", "a-_b", "a.b", "a b", " a", "a\n", "\na", "a\x00"),
-        *("a/b", "../a", "a:b", "ä", "а", "a²", "a١", "a\u200b", "A" * 300, "a" * 248, "system-python-3-11"),
+        *("a/b", "../a", "a:b", "ä", "\u0430", "a²", "a\u0661", "a\u200b", "A" * 300, "a" * 248, "system-python-3-11"),
     ],
 )
 def test_bad_image_names(name: str) -> None:
@@ -80,7 +80,7 @@ def test_good_pip_names(name: str) -> None:
             "x'y",
             'x"y',
             "nümpy",
-            "ｎumpy",
+            "\uff4eumpy",
         ),
         "x" * 257,
     ],
@@ -139,7 +139,7 @@ def test_good_specifiers(specifier: str, means: str) -> None:
             "^1",
             ">=1||<2",
             "1.0 --hash=sha256:00",
-            "１.0",
+            "\uff11.0",
         ),
         *("*", "==*", ">=1.*", "==1.0+", ">=1.0+local", "1" * 257),
     ],
@@ -205,7 +205,7 @@ def test_bad_filter_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("version", "good"), [(None, True), ("1.0", True), ("", False), ("1.*", False), (">=1", False)]
 )
-def test_filter_versions(version: str | None, good: bool) -> None:  # noqa: FBT001
+def test_filter_versions(version: str | None, good: bool) -> None:
     assert (rules.filter_version_fault(version) is None) == good
 
 

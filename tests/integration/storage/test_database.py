@@ -49,14 +49,17 @@ async def pid(conn: Connection) -> int:
     return int(await value(conn, "select pg_backend_pid()"))
 
 
+ACTIVE = """select count(*) from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid() and state = 'active'"""
+
+
 async def sleepers(admin: psycopg.AsyncConnection) -> int:
-    return int(
-        await value(
-            admin,
-            """select count(*) from pg_stat_activity
-            where datname = current_database() and pid <> pg_backend_pid() and state = 'active'""",
-        )
-    )
+    return int(await value(admin, ACTIVE))
+
+
+async def until(admin: psycopg.AsyncConnection, count: str) -> None:
+    while not await value(admin, count):  # noqa: ASYNC110 (what happens in the database sets no event here)
+        await asyncio.sleep(0.01)
 
 
 async def kill_others(admin: psycopg.AsyncConnection) -> None:
@@ -123,8 +126,7 @@ async def test_timeouts_are_few(dsn: str, left: float | None, bound: str) -> Non
 async def test_a_cancelled_call_cancels_its_statement(dsn: str, admin: psycopg.AsyncConnection) -> None:
     async with pool(dsn) as db:
         task = asyncio.create_task(db.write(sleep(30)))
-        while not await sleepers(admin):
-            await asyncio.sleep(0.01)
+        await until(admin, ACTIVE)
         task.cancel()
         await asyncio.wait([task], timeout=5)
         assert task.cancelled()
@@ -226,8 +228,7 @@ async def test_a_commit_of_unknown_outcome_is_not_repeated(dsn: str, admin: psyc
 
     async with pool(dsn) as db:
         task = asyncio.create_task(db.write(work))
-        while not await value(admin, "select count(*) from pg_stat_activity where query = 'COMMIT' and state = 'active'"):
-            await asyncio.sleep(0.01)
+        await until(admin, "select count(*) from pg_stat_activity where query = 'COMMIT' and state = 'active'")
         await kill_others(admin)
         error = await refusal(task)
         assert error.reason is Reason.DATABASE_UNAVAILABLE
@@ -240,8 +241,7 @@ async def test_a_single_statement_that_lost_its_connection_is_not_repeated(
 ) -> None:
     async with pool(dsn) as db:
         task = asyncio.create_task(db.write_once(sleep(30)))
-        while not await sleepers(admin):
-            await asyncio.sleep(0.01)
+        await until(admin, ACTIVE)
         await kill_others(admin)
         assert (await refusal(task)).reason is Reason.DATABASE_UNAVAILABLE
 
@@ -292,12 +292,12 @@ async def test_an_error_that_nobody_foresaw_stays_what_it_is(dsn: str) -> None:
 async def test_a_primary_that_became_a_standby_is_left(dsn: str, admin: psycopg.AsyncConnection) -> None:
     name = await value(admin, "select current_database()")
     async with pool(dsn) as db:
-        await admin.execute(f"alter database {name} set default_transaction_read_only = on")  # type: ignore[call-overload]
+        await admin.execute(f"alter database {name} set default_transaction_read_only = on")
         await kill_others(admin)
         error = await refusal(db.write(lambda conn: conn.execute("create table t ()")))
         assert error.reason is Reason.DATABASE_UNAVAILABLE
         await admin.execute("set default_transaction_read_only = off")
-        await admin.execute(f"alter database {name} set default_transaction_read_only = off")  # type: ignore[call-overload]
+        await admin.execute(f"alter database {name} set default_transaction_read_only = off")
         await db.write(lambda conn: conn.execute("create table t ()"))
 
 
@@ -323,12 +323,12 @@ async def test_a_database_that_was_away_is_used_as_soon_as_it_is_back(dsn: str, 
     server = dsn.rpartition("/")[0] + "/postgres"
     async with pool(dsn) as db, await psycopg.AsyncConnection.connect(server, autocommit=True) as outside:
         await db.ping()
-        await outside.execute(f"alter database {name} with allow_connections false")  # type: ignore[call-overload]
+        await outside.execute(f"alter database {name} with allow_connections false")
         await kill_others(admin)
         assert (await refusal(db.ping())).reason is Reason.DATABASE_UNAVAILABLE
         waiting = asyncio.create_task(db.read(answer))
         await asyncio.sleep(0.1)
-        await outside.execute(f"alter database {name} with allow_connections true")  # type: ignore[call-overload]
+        await outside.execute(f"alter database {name} with allow_connections true")
         await db.ping()
         assert await waiting == 42
 

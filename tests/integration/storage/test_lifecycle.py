@@ -22,7 +22,8 @@ def conn(dsn: str) -> Iterator[Connection]:
 
 def add_image(conn: Connection, status: ImageStatus = ImageStatus.BUILDING_FIRST_TIME) -> int:
     before = 3 if status is ImageStatus.REBUILDING else None
-    statement = """insert into images (name, role, status, status_before_rebuild, python_version, platform_tag, definition)
+    statement = """insert into images
+        (name, role, status, status_before_rebuild, python_version, platform_tag, definition)
         values ('system-' || (select count(*) from images), 1, %s, %s, '3.12', 'v1', '') returning id"""
     [[image_id]] = conn.execute(statement, [status, before]).fetchall()
     return image_id
@@ -78,7 +79,7 @@ def test_a_job_takes_allowed_steps_only(conn: Connection) -> None:
                 move_job(conn, job_id, new)
 
 
-def allowed_or_refused(old: int, new: int, allowed: bool) -> AbstractContextManager[object]:  # noqa: FBT001
+def allowed_or_refused(old: int, new: int, allowed: bool) -> AbstractContextManager[object]:
     return nullcontext() if allowed else pytest.raises(pg.CheckViolation, match=f"status {new} can't follow {old}")
 
 
@@ -146,7 +147,7 @@ def test_rows_that_make_no_sense_are_refused(conn: Connection) -> None:
         add_job(conn, add_image(conn))
     for change in NONSENSE:
         with pytest.raises(pg.CheckViolation):
-            conn.execute(change)  # type: ignore[call-overload]
+            conn.execute(change)
 
 
 def test_an_image_that_others_are_built_on_stays(conn: Connection) -> None:

@@ -89,7 +89,7 @@ STORED_JOB: dict[str, Any] = {
 
 def fields_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     """What `values` know of a model; what it has besides has a default or is a text."""
-    names = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    names = kind.__dataclass_fields__
     return {name: values.get(name, "") for name in names if name in values or name == "creator"}
 
 
@@ -290,7 +290,7 @@ def test_update_build_info(registry: Registry) -> None:
 
 @pytest.mark.parametrize(("view", "progress"), [(0, ""), (1, ""), (2, "resolve …")])
 def test_get_job(registry: Registry, view: int, progress: str) -> None:
-    request = jobs_pb2.GetJobRequest(job_id=str(JOB), view=view)  # type: ignore[arg-type]
+    request = jobs_pb2.GetJobRequest(job_id=str(JOB), view=view)
     job = jobs(registry).call("GetJob", request).response.job
     assert (job.job_id, job.job_type, job.job_progress_str) == (str(JOB), jobs_pb2.JOB_TYPE_IMAGE_BUILDER, progress)
     assert job.start_time.ToDatetime(UTC) == NOW
