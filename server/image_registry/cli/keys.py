@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+import psycopg
 
 from image_registry import app
 from image_registry.cli.common import database_url
+from image_registry.host import StartError
 from image_registry.models import Role
 from image_registry.registry.keys import Keys
 from image_registry.settings import load
@@ -111,6 +113,8 @@ def _on_database(data_dir: Path | None, work: Callable[[Keys], Awaitable[T]]) ->
         await db.open()
         try:
             return await work(Keys(db, operator=f"operator {getpass.getuser()}"))
+        except psycopg.errors.InsufficientPrivilege:
+            raise StartError("this database role may not change keys: use the one that runs `migrate`") from None
         finally:
             await db.close()
 

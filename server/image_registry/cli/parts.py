@@ -15,7 +15,6 @@ from image_registry import app
 from image_registry.cli.common import database_url, guarded_address, run_until_stopped, say
 from image_registry.cli.logs import set_up_logging
 from image_registry.cli.replicas import run_replicas
-from image_registry.gateway.config import GatewayOptions
 from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
 from image_registry.gateway.process import run_gateway
 from image_registry.host import StartError
@@ -136,7 +135,8 @@ def _gateway_tls(settings: Settings) -> tuple[ListenerTls | None, UpstreamTls | 
 @click.command()
 @_data_dir
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if the database lacks migrations.")
-def migrate(data_dir: Path | None, check: bool) -> None:
+@click.option("--grant-to", metavar="ROLE", help="Also give this database role what serve and worker need, no more.")
+def migrate(data_dir: Path | None, check: bool, grant_to: str | None) -> None:
     """Bring the configured database to the schema of this version."""
     settings = load(data_dir=data_dir)
     dsn = database_url(settings)
@@ -148,6 +148,8 @@ def migrate(data_dir: Path | None, check: bool) -> None:
             click.echo("the schema is current" if not missing else f"{len(missing)} migrations are missing")
             sys.exit(1 if missing else 0)
         applied = asyncio.run(migrations.migrate(dsn, click.echo))
+        if grant_to is not None:
+            asyncio.run(migrations.grant(dsn, grant_to))
     except psycopg.OperationalError as error:
         raise StartError(app.unreachable(dsn, error)) from None
     click.echo(f"{describe_dsn(dsn)} is current, {applied} migrations applied")

@@ -6,12 +6,12 @@ import asyncio
 import contextvars
 import json
 import logging
-import re
 from collections import deque
 from datetime import UTC, datetime
 
 from image_registry.errors import RegistryError
 from image_registry.registry.caller import Caller
+from image_registry.registry.keys import SECRET_PART
 from image_registry.storage import audit
 from image_registry.storage.audit import AuditEntry
 from image_registry.storage.database import Database
@@ -21,7 +21,6 @@ log = logging.getLogger("image_registry.audit")
 INTERVAL = 0.1  # seconds between two writes of rows
 AT_ONCE = 1_000  # rows in one write
 KEPT = 100_000  # rows that wait while the database is away; beyond that the oldest are in the lines only
-_KEY = re.compile(r"(imgreg_[0-9a-f]{8}_)[0-9a-f]+", re.ASCII | re.IGNORECASE)
 _LONGEST = 256  # characters of a target or a request's id
 
 
@@ -107,6 +106,6 @@ def as_line(entry: AuditEntry) -> str:
 
 
 def _plain(text: str) -> str:
-    text = _KEY.sub(r"\1…", text[: 2 * _LONGEST])  # a key in the wrong place is not for the log either
+    text = SECRET_PART.sub("…", text[: 2 * _LONGEST])  # a key in the wrong place is not for the log either
     short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in short)

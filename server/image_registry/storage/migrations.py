@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import LiteralString
 
 import psycopg
+from psycopg import errors, sql
 
 _LOCK = 0x696D_6167_6572_6567  # "imagereg": one migration at a time in a database
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -55,6 +56,21 @@ async def migrate(dsn: str, on_step: Callable[[str], None], *, up_to: int | None
                     "insert into schema_migrations (version, name) values (%s, %s)", [step.version, step.name]
                 )
         return len(missing)
+
+
+async def grant(dsn: str, role: str) -> None:
+    """Give an existing role what serving and building need, and no more. Idempotent.
+
+    Raises MigrationError if there is no such role or the caller may not grant, psycopg.OperationalError without a
+    database.
+    """
+    text = (files("image_registry.storage") / "grants.sql").read_text(encoding="utf-8")
+    statements = sql.SQL(text).format(role=sql.Identifier(role))
+    async with await psycopg.AsyncConnection.connect(dsn, connect_timeout=5) as conn:
+        try:
+            await conn.execute(statements)
+        except (errors.UndefinedObject, errors.InsufficientPrivilege) as error:
+            raise MigrationError(f"the rights of {role!r} can't be granted: {error.diag.message_primary}") from None
 
 
 async def check(dsn: str) -> list[str]:
