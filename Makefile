@@ -24,7 +24,7 @@ lock: ## resolve pyproject.toml into requirements.lock again (hashes, no registr
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
 
-clean: ## remove what the targets made
+clean: ## remove what the targets made, the tests' base image too
 	rm -rf .venv .cache build dist third_party .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # --- the contract: protos/ is written by hand, generated/ by `make generate` ---------------------------------
@@ -47,23 +47,33 @@ third_party/googleapis: .venv/installed Makefile
 
 # A further generator is a target that writes below $(GENERATED), named here as a prerequisite of `generate`.
 .PHONY: generate-python generate-descriptors
-generate: generate-python generate-descriptors ## write generated/ from protos/
+generate: generate-python generate-descriptors generate-pages ## write what is made from other files: code, pages, the gateway's configuration
 
-generate-python: third_party/googleapis
+generate-python: third_party/googleapis ## the Python code of generate alone
 	@mkdir -p $(GENERATED)
 	@$(PROTOC) --python_out=$(GENERATED) --grpc_python_out=$(GENERATED) \
 	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(GENERATED) \
 	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(GENERATED) $(CONTRACT)
 	@touch $(GENERATED)/ri/api/imageregistry/py.typed
 
-generate-descriptors: third_party/googleapis
+generate-descriptors: third_party/googleapis ## the descriptor set of generate alone
 	@mkdir -p $(GENERATED)/ri/api/imageregistry
 	@$(PROTOC) --include_imports --include_source_info \
 	    --descriptor_set_out=$(GENERATED)/ri/api/imageregistry/descriptor_set.binpb $(CONTRACT) $(ERROR_PROTOS)
 
+# Pages and configuration that are written from the code; tests fail where a committed one differs.
+.PHONY: generate-pages
+generate-pages: generate-python generate-descriptors ## the pages and the gateway's configuration of generate alone
+	@$(BIN)/python -m image_registry.errors > docs/reference/errors.md
+	@$(BIN)/python -m image_registry.limits > docs/reference/limits.md
+	@$(BIN)/python -m image_registry.settings > docs/reference/configuration.md
+	@$(BIN)/python -m image_registry.openapi json > docs/openapi.json
+	@$(BIN)/python -m image_registry.openapi html > docs/openapi.html
+	@$(BIN)/python -m image_registry.gateway.config > deploy/envoy/envoy.yaml
+
 generate-check: third_party/googleapis ## fail if generated/ is not what `make generate` writes
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh" "$$fresh.diff"' EXIT && \
-	$(MAKE) --no-print-directory -o .venv/installed -o third_party/googleapis generate GENERATED="$$fresh" && \
+	$(MAKE) --no-print-directory -o .venv/installed -o third_party/googleapis generate-python generate-descriptors GENERATED="$$fresh" && \
 	if ! diff -r -q --exclude=__pycache__ generated "$$fresh" > "$$fresh.diff"; then \
 	    sed "s|$$fresh|(made now)|g" "$$fresh.diff"; \
 	    echo "generated/ differs from what protos/ give. Run make generate, delete what is in generated/ only, and commit."; \
@@ -98,8 +108,16 @@ system-tools: ## install what builds a Debian base image (mmdebstrap), if this i
 run: install system-tools ## the whole product on this machine, with one example image built; stays up until Ctrl-C
 	@$(BIN)/image-registry up --example
 
-test: install system-tools ## every test
-	@$(PYTEST) -n 2 --dist loadgroup
+# Made before the tests so that no test waits for it: a minute once, kept in .cache.
+.PHONY: test-base
+test-base: install system-tools ## make the base image that tests build on, once
+	@$(BIN)/python -m tests.fixtures.base_image
+
+test: install system-tools test-base ## every test, on the real parts
+	@$(PYTEST) -n 3 --dist loadgroup -m "not system and not faults and not abuse"
+
+test-faults: install system-tools test-base ## 200 builds while processes are killed, networks cut and disks filled
+	@$(PYTEST) -m faults -s tests/faults
 
 test-unit: install ## the tests that need no process, database or network
 	@$(PYTEST) tests/unit
@@ -111,7 +129,7 @@ coverage: install ## branch coverage of the layers that hold the rules
 .PHONY: format-check
 lint: format-check typecheck layers proto-lint generate-check ## every check that isn't a test
 
-format-check: install
+format-check: install ## style alone
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . || { echo "Run make format, then mend what ruff still names."; exit 1; }
 
 format: install ## put the code into its one form
