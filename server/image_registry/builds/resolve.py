@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from packaging.utils import canonicalize_name
@@ -28,6 +28,9 @@ _REMEDY = (
     "Libraries are taken as wheels only, because nothing is run while an image is built. Choose a version that has a "
     "wheel for this Python and platform, or publish a wheel of it on the deployment's package index."
 )
+_UNRESOLVED = 1  # uv's exit code when the requirements are to blame; 2 is any other fault
+_NETWORK_FAULT = re.compile(r"Failed to fetch|error sending request|timed out|Request failed|\b50[0234] ")
+_ADVICE = re.compile(r" Consider adding `[^`]*` to your dependencies or constraints file\.")
 _OUT_OF_MEMORY = "memory allocation of"  # what Rust says before it aborts
 
 
@@ -143,7 +146,7 @@ def explain(text: str) -> str:
 
     Keeps the chain of causes; leaves out addresses (they can hold credentials), uv's options and its own labels.
     """
-    text = _UV_HINT.sub("", _URL.sub(_without_address, text))
+    text = _ADVICE.sub("", _UV_HINT.sub("", _URL.sub(_without_address, text)))
     text = re.sub(r"^(error|warning): |^ *cause: ", "", text, flags=re.MULTILINE)
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
 
@@ -153,17 +156,17 @@ def _without_address(match: re.Match[str]) -> str:
     return f"<index>/{path.rpartition('/')[2]}"
 
 
-def _refuse(code: int, raw: str, text: str, pins: Mapping[str, str]) -> None:
+def _refuse(code: int, raw: str, text: str, pins: Mapping[str, str]) -> NoReturn:
     if re.search(r"\b(401 Unauthorized|403 Forbidden)\b", raw):
         internal(f"The package index refused the credentials of this deployment.\n{text}")
-    if "No solution found" in raw:
-        fixed = [f"{name} {version}" for name, version in pins.items() if re.search(rf"\b{re.escape(name)}\b", text)]
-        if fixed:
-            text = f"{text}\nThe base image fixes {', '.join(fixed)}."
-        user_error(f"{text}\n{_REMEDY}" if _NO_WHEEL.search(raw) else text)
-    if re.search(r"Failed to fetch|error sending request|timed out|Request failed|50[0234] ", raw):
+    if "No solution found" not in raw and _NETWORK_FAULT.search(raw):
         retryable(f"The package index can't be reached.\n{text}")
-    internal(f"The resolver ended with code {code}.\n{text}")
+    if code != _UNRESOLVED:
+        internal(f"The resolver ended with code {code}.\n{text}")
+    fixed = [f"{name} {version}" for name, version in pins.items() if re.search(rf"\b{re.escape(name)}\b", text)]
+    if fixed:
+        text = f"{text}\nThe base image fixes {', '.join(fixed)}."
+    user_error(f"{text}\n{_REMEDY}" if _NO_WHEEL.search(raw) else text)
 
 
 def read_lock(text: str, question: Question, index: PackageIndex) -> tuple[Wheel, ...]:

@@ -1,0 +1,201 @@
+"""What becomes of a build's processes and folders, however it ends."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from image_registry.builds.plan import BuildFailed, BuildResult, FailureReason, Limits
+from image_registry.builds.runner import remove_leftovers, run_build
+from tests.fixtures.package_index import PackageIndex, make_wheel
+from tests.integration.builds.conftest import Builder
+
+_PARENT = """\
+import asyncio, sys
+from image_registry.builds.plan import BuildPlan
+from image_registry.builds.runner import run_build
+asyncio.run(run_build(BuildPlan.from_json(sys.stdin.readline()), print))
+"""
+_PROJECT = "/simple/lib/"
+_DOWNLOAD = "/files/lib-1.0-py3-none-any.whl"
+
+
+def processes_of(builder: Builder) -> list[int]:
+    """The processes that have the builder's folder in their command lines."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(builder.folder) in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def hanging(package_index: PackageIndex) -> str:
+    """Builds of `lib` hang in the download of this path."""
+    package_index.add(make_wheel("lib"))
+    package_index.stalled.add(_DOWNLOAD)
+    return _DOWNLOAD
+
+
+@pytest.mark.parametrize(("path", "processes"), [(_PROJECT, 2), (_DOWNLOAD, 1)], ids=["in resolve", "in fetch"])
+async def test_cancelled_build_leaves_nothing(
+    builder: Builder, package_index: PackageIndex, path: str, processes: int
+) -> None:
+    package_index.add(make_wheel("lib"))
+    package_index.stalled.add(path)
+    task = asyncio.create_task(builder.build("lib"))
+    await until(lambda: path in package_index.requests)
+    assert len(processes_of(builder)) == processes
+    began = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - began < 2
+    assert processes_of(builder) == []
+    assert list(builder.work.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [_PROJECT, _DOWNLOAD], ids=["in resolve", "in fetch"])
+async def test_nothing_is_left_when_the_parent_is_killed(
+    builder: Builder, package_index: PackageIndex, path: str
+) -> None:
+    package_index.add(make_wheel("lib"))
+    package_index.stalled.add(path)
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _PARENT), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+    )
+    assert parent.stdin is not None
+    parent.stdin.write(f"{builder.plan('lib').to_json()}\n".encode())
+    await until(lambda: path in package_index.requests)
+    assert processes_of(builder) != []
+    assert list(builder.work.iterdir()) != []
+    parent.kill()
+    await parent.wait()
+    await until(lambda: not processes_of(builder), 5)
+    await until(lambda: not list(builder.work.iterdir()), 5)
+
+
+async def test_build_that_is_killed_is_tried_again(builder: Builder, package_index: PackageIndex, hanging: str) -> None:
+    task = asyncio.create_task(builder.build("lib"))
+    await until(lambda: hanging in package_index.requests)
+    for process in processes_of(builder):
+        os.kill(process, signal.SIGKILL)
+    with pytest.raises(BuildFailed, match="killed by signal 9") as caught:
+        await task
+    assert caught.value.reason is FailureReason.RETRYABLE
+    assert caught.value.stage == "fetch"
+    assert list(builder.work.iterdir()) == []
+
+
+async def test_time_limit(builder: Builder, hanging: str) -> None:
+    failure = await builder.refused("lib", limits=Limits(seconds=1.5))
+    assert failure.reason is FailureReason.INTERNAL
+    assert "longer than its 1.5 s" in failure.message
+    assert processes_of(builder) == []
+
+
+async def test_memory_limit(builder: Builder, package_index: PackageIndex) -> None:
+    package_index.add(make_wheel("lib"))
+    failure = await builder.refused("lib", limits=Limits(memory_bytes=12_000_000))
+    assert failure.reason is FailureReason.OUT_OF_MEMORY
+    assert "12 MB" in failure.message
+
+
+async def test_identical_work_in_flight_is_shared(builder: Builder, package_index: PackageIndex) -> None:
+    package_index.add(make_wheel("lib", files={"data.bin": bytes(2_000_000)}), make_wheel("dep"))
+    results = await asyncio.gather(*(builder.build("lib", "dep", name=f"image{number}") for number in range(4)))
+    assert len({result.digest for result in results}) == 1
+    assert sorted(package_index.downloads()) == ["dep-1.0-py3-none-any.whl", "lib-1.0-py3-none-any.whl"]
+
+
+async def test_rebuilds_of_one_image_at_once(builder: Builder, package_index: PackageIndex) -> None:
+    package_index.add(make_wheel("lib"))
+    results = await asyncio.gather(*(builder.build("lib") for _ in range(3)))
+    assert len({result.digest for result in results}) == 1
+
+
+def test_child_speaks_json_lines(builder: Builder, package_index: PackageIndex) -> None:
+    package_index.add(make_wheel("lib"))
+    done = subprocess.run(
+        [sys.executable, "-m", "image_registry.builds.child"],
+        input=f"{builder.plan('lib').to_json()}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[0] == {"event": "stage", "stage": "resolve", "state": "start"}
+    assert [event["stage"] for event in events if event.get("state") == "done"] == ["resolve", "fetch", "layer", "push"]
+    assert events[-1]["event"] == "result"
+    assert BuildResult.from_json(json.dumps(events[-1]["result"])).digest.startswith("sha256:")
+    assert list(builder.work.iterdir()) == []
+
+
+def test_child_reports_failure(builder: Builder) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "image_registry.builds.child"],
+        input=f"{builder.plan('-e ./x').to_json()}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["event"], last["reason"], last["stage"]) == ("failed", "USER_ERROR", "resolve")
+
+
+async def test_leftovers_are_removed_and_running_builds_are_not(
+    builder: Builder, package_index: PackageIndex, hanging: str
+) -> None:
+    task = asyncio.create_task(builder.build("lib"))
+    await until(lambda: hanging in package_index.requests)
+    (running,) = builder.work.iterdir()
+    old = builder.work / "build-0123456789abcdef"
+    old.mkdir()
+    (old / ".lock").touch()
+    (old / "big").write_bytes(b"x")
+    assert remove_leftovers(builder.work) == 1
+    assert list(builder.work.iterdir()) == [running]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_cancelling_twice_still_cleans_up(builder: Builder, package_index: PackageIndex, hanging: str) -> None:
+    task = asyncio.create_task(run_build(builder.plan("lib"), lambda _: None))
+    await until(lambda: hanging in package_index.requests)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert processes_of(builder) == []
+    assert list(builder.work.iterdir()) == []
+
+
+async def test_listener_that_fails_ends_the_build(builder: Builder, package_index: PackageIndex) -> None:
+    package_index.add(make_wheel("lib"))
+
+    def listener(_: object) -> None:
+        raise RuntimeError("the listener's own fault")
+
+    with pytest.raises(RuntimeError, match="own fault"):
+        await run_build(builder.plan("lib"), listener)
+    assert processes_of(builder) == []
+    assert list(builder.work.iterdir()) == []
