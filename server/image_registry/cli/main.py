@@ -7,13 +7,23 @@ import sys
 
 import click
 
+SECTIONS = {
+    "Use the service": ("images", "jobs", "ensure"),
+    "Run it": ("up", "serve", "worker", "gateway", "migrate"),
+    "Look after it": ("keys", "doctor", "completion"),
+}
 COMMANDS = {
     "up": ("image_registry.cli.up:up", "Run the whole product on this machine until Ctrl-C."),
     "serve": ("image_registry.cli.parts:serve", "Run the gRPC server alone."),
     "worker": ("image_registry.cli.parts:worker", "Run a worker alone."),
     "gateway": ("image_registry.cli.parts:gateway", "Run the REST gateway (Envoy) alone."),
     "migrate": ("image_registry.cli.parts:migrate", "Bring a database to the schema of this version."),
+    "images": ("image_registry.cli.images:images", "Make, find, look at, rebuild and remove images."),
+    "jobs": ("image_registry.cli.jobs:jobs", "Look at builds, read their logs, stop them."),
+    "ensure": ("image_registry.cli.ensure:ensure", "See to it that every Python has its system image."),
     "keys": ("image_registry.cli.keys:keys", "Make, list and revoke API keys."),
+    "doctor": ("image_registry.cli.doctor:doctor", "Check the installation and say what to mend."),
+    "completion": ("image_registry.cli.completion:completion", "Print the completion script of a shell."),
 }
 FAULTS = ("StartError", "SettingsError", "RegistryError", "MigrationError")  # what a person can mend, in one sentence
 
@@ -34,9 +44,12 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """The table as the help's list of commands."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
+        """The table as the help's lists of commands; what stands in no section comes last."""
+        others = tuple(name for name in COMMANDS if not any(name in names for names in SECTIONS.values()))
+        for title, names in (*SECTIONS.items(), ("Others", others)):
+            if names:
+                with formatter.section(title):
+                    formatter.write_dl([(name, COMMANDS[name][1]) for name in names])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -44,21 +57,37 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """The managed image registry: makes, keeps and finds container images with the libraries you need.
 
-    `up` runs the whole product on this machine. The other commands run one part of it each, for deployments.
-    Settings come from IMAGE_REGISTRY_… variables; docs/reference/configuration.md lists them.
+    `up` runs the whole product on this machine; `serve`, `worker` and `gateway` run one part of it each, for
+    deployments. `images` and `jobs` use a running service, here or elsewhere: --server, IMAGE_REGISTRY_SERVER or the
+    configuration file say where.
+
+    \b
+    A first image:
+      image-registry up
+      image-registry images create hello --pip 'numpy>=1.26' --wait
+
+    docs/reference/cli.md lists exit codes and the configuration file of callers, docs/reference/configuration.md the
+    IMAGE_REGISTRY_… variables of the service.
     """
 
 
 def main() -> None:
-    """Entry point: what a person did wrong becomes one sentence and exit code 1."""
+    """Entry point: what a person did wrong becomes one sentence and exit code 1; `exits.py` has the other codes."""
     try:
-        cli.main(standalone_mode=True)
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
     except Exception as error:
         fault = _fault(error)
         if fault is None:
             raise
         click.echo(f"error: {fault}", err=True)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fault(error: BaseException) -> BaseException | None:

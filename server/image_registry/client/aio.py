@@ -174,6 +174,10 @@ class AsyncImageRegistryClient(base.ClientBase):
         plan = waiting.plan(what, timeout=timeout, interval=interval, on_progress=on_progress)
         return await self._run(waiting.wait(plan, self._limits))
 
+    async def is_serving(self) -> bool:
+        """Whether the server says of itself that it serves; it doesn't while its database is away."""
+        return await self._perform(calls.is_serving())
+
     async def _perform(self, call: Call[T]) -> T:
         return await self._run(perform(call, self._limits))
 

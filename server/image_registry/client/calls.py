@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import job_logs_pb2, job_status_pb2, jobs_pb2
 
@@ -166,9 +167,13 @@ def read_job_logs(job_id: str, *, follow: bool) -> Message:
     return job_logs_pb2.ReadJobLogsRequest(job_id=job_id, follow=follow)
 
 
-def probe() -> Call[Any]:
-    """A call that changes nothing and needs no key, to learn why a server can't be reached."""
-    return Call("/grpc.health.v1.Health/Check", pb.EnsureImageExistenceRequest(), _nothing, Safety.REPEATABLE)
+def is_serving() -> Call[bool]:
+    """Health of the server as a whole (grpc.health.v1), which needs no key."""
+
+    def read(data: bytes) -> bool:
+        return health_pb2.HealthCheckResponse.FromString(data).status == health_pb2.HealthCheckResponse.SERVING
+
+    return Call("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(), read, Safety.REPEATABLE)
 
 
 def encode(request: Message) -> bytes:

@@ -95,18 +95,20 @@ def target(address: str, tls: Tls | bool | None) -> Target:
     if match is None or (match["port"] and not 0 < int(match["port"]) < 65536):
         raise ValueError(f"{address!r} is no address: write host:port, such as {DEFAULT_ADDRESS}")
     if tls is None:
-        tls = not _is_loopback(match["host"])
+        tls = not is_loopback(address)
     if tls is False:
         return Target(address, None, "")
     chosen = Tls() if tls is True else tls
     return Target(address, chosen.credentials(), chosen.server_name)
 
 
-def _is_loopback(host: str | None) -> bool:
-    if host is None or host == "localhost":
+def is_loopback(address: str) -> bool:
+    """Whether 'host:port' is this machine's, told without asking a name server."""
+    host = address.rpartition(":")[0].strip("[]")
+    if address.startswith("unix:") or host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2 as details
+from google.rpc import status_pb2
 
 from image_registry.client.models import JobMetadata, ManagedImage, TerminationReason, WaitProgress
 
@@ -18,7 +19,10 @@ _DETAILS = "grpc-status-details-bin"
 
 @dataclass(frozen=True, slots=True)
 class FieldFault:
-    """A field that breaks a rule: its JSON path (`pipRequirements[2].name`) and what would be right."""
+    """A field that breaks a rule: its JSON path (`pipRequirements[2].name`) and what would be right.
+
+    One without a field, the last, says how many more there are than an answer holds.
+    """
 
     field: str
     description: str
@@ -40,6 +44,14 @@ class Precondition:
     type: str
     subject: str
     description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit that was reached: whose, such as `key:4f2a`, and which."""
+
+    subject: str
+    description: str
 
 
 class ImageRegistryError(Exception):
@@ -65,6 +77,7 @@ class CallError(ImageRegistryError):
         faults: tuple[FieldFault, ...] = (),
         resource: Resource | None = None,
         preconditions: tuple[Precondition, ...] = (),
+        quotas: tuple[Quota, ...] = (),
         retry_after: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -75,6 +88,7 @@ class CallError(ImageRegistryError):
         self.faults = faults
         self.resource = resource
         self.preconditions = preconditions
+        self.quotas = quotas
         self.retry_after = retry_after
         self.metadata: dict[str, str] = dict(metadata or {})
 
@@ -121,7 +135,7 @@ class FailedPreconditionError(CallError):
 
 
 class ResourceExhaustedError(CallError):
-    """Too much was asked for at once; `retry_after` says when to come back."""
+    """A limit was reached, which `quotas` names, or the service is overloaded; `retry_after` says when to come back."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -222,20 +236,26 @@ def _details(call: Any) -> dict[str, Any]:
 
 
 def _detail(packed: AnyMessage) -> dict[str, Any]:
-    match packed.TypeName():
-        case "google.rpc.ErrorInfo":
-            info = error_details_pb2.ErrorInfo.FromString(packed.value)
-            return {"reason": info.reason, "metadata": dict(info.metadata)}
-        case "google.rpc.BadRequest":
-            bad = error_details_pb2.BadRequest.FromString(packed.value)
-            return {"faults": tuple(FieldFault(v.field, v.description) for v in bad.field_violations)}
-        case "google.rpc.ResourceInfo":
-            resource = error_details_pb2.ResourceInfo.FromString(packed.value)
-            return {"resource": Resource(resource.resource_type, resource.resource_name, resource.description)}
-        case "google.rpc.PreconditionFailure":
-            failure = error_details_pb2.PreconditionFailure.FromString(packed.value)
-            return {"preconditions": tuple(Precondition(v.type, v.subject, v.description) for v in failure.violations)}
-        case "google.rpc.RetryInfo":
-            retry = error_details_pb2.RetryInfo.FromString(packed.value)
-            return {"retry_after": retry.retry_delay.ToNanoseconds() / 1e9}
-    return {}
+    """What one detail says, as arguments of CallError."""
+    kind, read = _READERS.get(packed.TypeName(), (None, None))
+    return read(kind.FromString(packed.value)) if kind and read else {}
+
+
+_READERS: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
+    kind.DESCRIPTOR.full_name: (kind, read)
+    for kind, read in (
+        (details.ErrorInfo, lambda info: {"reason": info.reason, "metadata": dict(info.metadata)}),
+        (details.BadRequest, lambda bad: {"faults": _many(FieldFault, bad.field_violations, "field")}),
+        (details.ResourceInfo, lambda it: {"resource": Resource(it.resource_type, it.resource_name, it.description)}),
+        (
+            details.PreconditionFailure,
+            lambda it: {"preconditions": _many(Precondition, it.violations, "type", "subject")},
+        ),
+        (details.QuotaFailure, lambda it: {"quotas": _many(Quota, it.violations, "subject")}),
+        (details.RetryInfo, lambda it: {"retry_after": it.retry_delay.ToNanoseconds() / 1e9}),
+    )
+}
+
+
+def _many(kind: Callable[..., Any], violations: Iterable[Any], *names: str) -> tuple[Any, ...]:
+    return tuple(kind(*(getattr(one, name) for name in (*names, "description"))) for one in violations)

@@ -17,7 +17,7 @@ from image_registry.client.calls import Call, Safety
 from image_registry.client.errors import CallError, DeadlineExceededError, ResourceExhaustedError, UnavailableError
 
 T = TypeVar("T")
-_OVERLOADED = "OVERLOADED"  # the service's reason for a call that it turned away before doing anything
+_UNTOUCHED = {"OVERLOADED", "RATE_LIMITED"}  # the service's reasons for turning a call away before doing anything
 _PROBE_SECONDS = 2.0
 
 
@@ -100,7 +100,7 @@ def _connect(limits: Limits) -> Flow[None]:
     no way to learn it: in the sync library its thread breaks when the channel is closed soon afterwards.
     """
     try:
-        yield Send(calls.probe(), min(limits.connect_timeout, limits.timeout), wait_for_ready=True)
+        yield Send(calls.is_serving(), min(limits.connect_timeout, limits.timeout), wait_for_ready=True)
     except DeadlineExceededError:
         yield from _tell_why()
     except CallError:
@@ -110,7 +110,7 @@ def _connect(limits: Limits) -> Flow[None]:
 def _tell_why() -> Flow[None]:
     """Raise UnavailableError with the cause for which there is no connection, unless there is one by now."""
     try:
-        yield Send(calls.probe(), _PROBE_SECONDS)
+        yield Send(calls.is_serving(), _PROBE_SECONDS)
     except UnavailableError:
         raise
     except CallError:
@@ -121,7 +121,7 @@ def _delay(call: Call[Any], error: CallError, attempt: int, policy: RetryPolicy)
     """Seconds until the call may be sent again; None: it may not."""
     if attempt >= policy.attempts:
         return None
-    turned_away = isinstance(error, ResourceExhaustedError) and error.reason == _OVERLOADED
+    turned_away = isinstance(error, ResourceExhaustedError) and error.reason in _UNTOUCHED
     invited = isinstance(error, ResourceExhaustedError) and error.retry_after is not None
     repeatable = call.safety is Safety.REPEATABLE and (invited or isinstance(error, UnavailableError))
     if not (turned_away or repeatable):

@@ -172,6 +172,10 @@ class ImageRegistryClient(base.ClientBase):
         plan = waiting.plan(what, timeout=timeout, interval=interval, on_progress=on_progress)
         return self._run(waiting.wait(plan, self._limits))
 
+    def is_serving(self) -> bool:
+        """Whether the server says of itself that it serves; it doesn't while its database is away."""
+        return self._perform(calls.is_serving())
+
     def _perform(self, call: Call[T]) -> T:
         return self._run(perform(call, self._limits))
 

@@ -18,6 +18,7 @@ from image_registry.client import (
     InvalidArgumentError,
     NotFoundError,
     Precondition,
+    Quota,
     Resource,
     ResourceExhaustedError,
     UnavailableError,
@@ -66,12 +67,12 @@ def test_the_resource_and_what_stands_in_the_way_arrive() -> None:
         RegistryError(
             Reason.IMAGE_HAS_CHILDREN,
             "no",
-            resource=Thing("image", "a"),
+            resource=Thing("image", "a", "the one"),
             blockers=(Thing("image", "b", "built on it"),),
         )
     )
     assert isinstance(error, FailedPreconditionError)
-    assert error.resource == Resource("image", "a", "no")
+    assert error.resource == Resource("image", "a", "the one")
     assert error.preconditions == (Precondition("IMAGE_HAS_CHILDREN", "image/b", "built on it"),)
 
 
@@ -79,6 +80,9 @@ def test_the_delay_and_the_request_id_arrive() -> None:
     overloaded = raised(RegistryError(Reason.OVERLOADED, "busy", retry_after=1.5))
     assert isinstance(overloaded, ResourceExhaustedError)
     assert overloaded.retry_after == 1.5
+    quota = Thing("key", "4f2a", "10 requests a second")
+    limited = raised(RegistryError(Reason.RATE_LIMITED, "slower", quota=quota, retry_after=0.2))
+    assert limited.quotas == (Quota("key:4f2a", "10 requests a second"),)
     internal = raised(RegistryError(Reason.INTERNAL, "oops", metadata={"requestId": "abc"}))
     assert isinstance(internal, InternalError)
     assert internal.request_id == "abc"

@@ -110,6 +110,7 @@ def test_every_attempt_gets_what_is_left_of_the_time() -> None:
         DeadlineExceededError("late"),
         InternalError("oops"),
         ResourceExhaustedError("the answer is larger than the client takes"),
+        ResourceExhaustedError("as many images as the limit allows", reason="IMAGE_LIMIT"),
     ],
 )
 def test_what_a_repetition_doesnt_mend_is_raised_at_once(error: CallError) -> None:
@@ -129,8 +130,9 @@ def test_a_write_waits_for_a_connection_and_is_sent_once() -> None:
     assert world.sent == [WRITE]
 
 
-def test_a_write_that_was_turned_away_untouched_is_sent_again() -> None:
-    world = World(ResourceExhaustedError("busy", reason="OVERLOADED", retry_after=1.0), "created")
+@pytest.mark.parametrize("reason", ["OVERLOADED", "RATE_LIMITED"])
+def test_a_write_that_was_turned_away_untouched_is_sent_again(reason: str) -> None:
+    world = World(ResourceExhaustedError("busy", reason=reason, retry_after=1.0), "created")
     assert world.run(perform(WRITE, world.limits)) == "created"
     assert world.sent == [WRITE, WRITE]
 

