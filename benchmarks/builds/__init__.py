@@ -1,0 +1,1 @@
+"""Building images: this service's layers against container builds of the same libraries on the same base."""

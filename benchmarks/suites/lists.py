@@ -1,0 +1,118 @@
+"""ListImages: whether a page costs the same in a large registry as in a small one, and what a very large page costs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+from ri.api.imageregistry import image_registry_pb2 as pb
+
+from benchmarks import data
+from benchmarks.bench import SERVICE, Bench, unchecked
+from benchmarks.figures import Figure
+from benchmarks.measuring import Call, median_ms, rounds
+from image_registry.models import LibraryFilter
+from image_registry.storage import image_pages
+from image_registry.storage.database import Database
+
+SMALL = 1_000
+PAGE = 50
+_TRIES = 15
+_LARGE_PAGE, _LARGE_LIBRARIES, _LARGE_IMAGES = 1_000, 100, 2_000
+
+
+def _filters(*wanted: str | tuple[str, str]) -> list[LibraryFilter]:
+    return [LibraryFilter(one, None) if isinstance(one, str) else LibraryFilter(*one) for one in wanted]
+
+
+_L = data.library
+CASES: Mapping[str, tuple[str, Sequence[LibraryFilter]]] = {
+    "first page": ("", ()),
+    "deep": ("team-5", ()),
+    "a library in nearly all": ("", _filters(_L(0))),
+    "in two of five": ("", _filters(_L(9))),
+    "in one of 20": ("", _filters(_L(100))),
+    "in one of 200": ("", _filters(_L(1000))),
+    "in twenty": ("", _filters(data.RARE)),
+    "in none": ("", _filters("absent")),
+    "a popular one at a rare version": ("", _filters((_L(3), "0.9.1"))),
+    "two popular": ("", _filters(_L(0), _L(3))),
+    "two popular, deep": ("team-5", _filters(_L(1), (_L(3), "2.1.0"))),
+    "five popular": ("", _filters(*(_L(rank) for rank in range(5)))),
+    "five popular with versions": ("", _filters(*((_L(rank), "2.1.0") for rank in range(5)))),
+    "two in one of 20": ("", _filters(_L(100), _L(120))),
+    "three in one of 20": ("", _filters(_L(100), _L(110), _L(120))),
+    "rare and popular": ("", _filters(data.RARE, _L(0))),
+    "rare and popular at its rarest version": ("", _filters(data.RARE, (data.HALF_A, data.RAREST_VERSION))),
+    "two popular that never meet": ("", _filters(data.HALF_A, data.HALF_B)),
+}
+WORST = ("rare and popular at its rarest version", "two popular that never meet")
+
+
+def run(bench: Bench) -> None:
+    """Growth of every case, and the large page."""
+    asyncio.run(_growth(bench))
+    _large_page(bench)
+
+
+async def _growth(bench: Bench) -> None:
+    """Each case in both registries, tried in turns."""
+    small = Database(bench.environment.filled(SMALL), size=1, wait=30, statement_timeout=60)
+    large = Database(bench.dsn, size=1, wait=30, statement_timeout=60)
+    await small.open()
+    await large.open()
+    rows = [["case", f"{SMALL:,} images, ms", f"{bench.images:,} images, ms", "images on the page"]]
+    worst_excess, worst_case = 0.0, 0.0
+    for name, (after, filters) in CASES.items():
+        times: tuple[list[float], list[float]] = ([], [])
+        found = 0
+        for _ in range(_TRIES):
+            await _timed(small, after, filters, times[0])
+            found = await _timed(large, after, filters, times[1])
+        low, high = median_ms(times[0]), median_ms(times[1])
+        rows.append([name, f"{low:.2f}", f"{high:.2f}", str(found)])
+        if found == PAGE:
+            worst_excess = max(worst_excess, high / (3 * low + 2))
+        if name in WORST:
+            worst_case = max(worst_case, high)
+    await small.close()
+    await large.close()
+    bench.report.tables["ListImages, pages of 50, in the database client"] = rows
+    label = f"{bench.images:,} images"
+    name = f"ListImages: worst full page / (3 x its time at 1,000 + 2 ms), {label}"
+    bench.report.add(Figure(name, worst_excess, at_most=1))
+    bench.report.add(Figure(f"ListImages: worst case ms, {label}", worst_case, at_most=40))
+
+
+async def _timed(db: Database, after: str, filters: Sequence[LibraryFilter], times: list[float]) -> int:
+    began = time.perf_counter()
+    found, _ = await db.read(lambda conn: image_pages.page(conn, after=after, size=PAGE, filters=filters))
+    times.append(time.perf_counter() - began)
+    return len(found)
+
+
+def _large_page(bench: Bench) -> None:
+    environment = bench.environment
+    product = environment.registry(environment.filled(_LARGE_IMAGES, _LARGE_LIBRARIES))
+    request = pb.ListImagesRequest(page_size=_LARGE_PAGE).SerializeToString()
+    calls = bench.calls("page", [Call(request, data.name(0).encode())])
+    with grpc.insecure_channel(product.address, [("grpc.max_receive_message_length", -1)]) as channel:
+        call: Any = channel.unary_unary(SERVICE + "ListImages")
+        answer: bytes = call(request)
+    canned = environment.canned(answer)
+    try:
+        found = rounds(
+            {
+                "canned": bench.contender(canned, "ListImages", unchecked(calls), 8),
+                "product": bench.contender(product, "ListImages", calls, 8),
+            },
+            bench.rounds,
+        )
+        size = f"{len(answer) / 1e6:.1f} MB"
+        bench.report.rates(f"ListImages, 1,000 images with 100 libraries each ({size}), 8 streams", found, "canned")
+        bench.report.compare(found, "product", "canned", "ListImages 1,000 x 100/canned, 8 streams", at_least=0.5)
+    finally:
+        environment.stop(product, canned)

@@ -1,0 +1,36 @@
+"""One replica by itself: how fast it starts, what it holds in memory, and what a second process brings."""
+
+from __future__ import annotations
+
+from benchmarks.bench import SERVICE, Bench
+from benchmarks.figures import Figure
+from benchmarks.measuring import rounds
+
+_STARTS = 3
+
+
+def run(bench: Bench) -> None:
+    """Start, memory, two processes."""
+    environment, dsn = bench.environment, bench.dsn
+    seconds = []
+    for _ in range(_STARTS):
+        server = environment.registry(dsn)
+        seconds.append(server.start_seconds)
+        environment.stop(server)
+    bench.report.add(Figure("start to SERVING, s", sorted(seconds)[_STARTS // 2], at_most=1))
+    calls = bench.get_calls()
+    one, two = environment.registry(dsn), environment.registry(dsn, processes=2)
+    try:
+        bench.load.run(one.address, SERVICE + "GetImage", calls, streams=1000)
+        bench.report.add(Figure("memory after 1,000 open streams, MiB", one.resident_mib(), at_most=150))
+        found = rounds(
+            {
+                "one process": bench.contender(one, "GetImage", calls, 64),
+                "two processes": bench.contender(two, "GetImage", calls, 64),
+            },
+            bench.rounds,
+        )
+        bench.report.rates("GetImage by processes on one port, 64 streams", found, "one process")
+        bench.report.compare(found, "two processes", "one process", "two processes/one", at_least=1.6)
+    finally:
+        environment.stop(one, two)
