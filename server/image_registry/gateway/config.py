@@ -54,6 +54,7 @@ class GatewayOptions:
     """Everything that differs between deployments. Sizes are in bytes, times in seconds.
 
     - `upstreams`: the gRPC servers; a host name is resolved again and again, and every address of it is used.
+    - `share_port`: spread connections well over many cores; a second Envoy could then listen here unnoticed.
     - `admin`: where Envoy's admin interface listens, an address or a Unix socket's path; None: nowhere.
     - `secrets_dir`: where Envoy finds the files of `render_secrets`.
     - `trusted_hops`: proxies in front whose `x-forwarded-for` is believed; 0: what callers send is dropped.
@@ -65,6 +66,7 @@ class GatewayOptions:
 
     listen: Address
     upstreams: tuple[Address, ...]
+    share_port: bool = False
     descriptor_set: Path = field(default_factory=descriptor_set_path)
     admin: Address | Path | None = None
     tls: ListenerTls | None = None
@@ -198,6 +200,7 @@ def production_options() -> GatewayOptions:
     return GatewayOptions(
         listen=Address("0.0.0.0", 8443),  # noqa: S104
         upstreams=(Address("image-registry", 50051),),
+        share_port=True,
         descriptor_set=Path("/etc/envoy/descriptor_set.binpb"),
         tls=ListenerTls(certificates / "tls.crt", certificates / "tls.key"),
         upstream_tls=UpstreamTls(

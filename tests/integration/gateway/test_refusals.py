@@ -126,7 +126,7 @@ REFUSALS = [
     Refusal("large body", send("POST", "/v1/images", b" " * 1_048_577), 413, 3, "the request body is too large"),
     Refusal("large body in chunks", chunked(65_536, 17), 413, 3, "the request body is too large"),
     Refusal("trickled large body", chunked(1_024, 1_025), 413, 3, "the request body is too large"),
-    Refusal("slow server", get("/v1/images/slow"), 504, 4, "the service did not answer in time"),
+    Refusal("slow server", get("/v1/images/slow"), 504, 4, "Deadline Exceeded"),
 ]
 
 

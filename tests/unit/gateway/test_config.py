@@ -13,7 +13,7 @@ from image_registry.gateway import config
 from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls, render, render_secrets
 from image_registry.gateway.process import find_envoy
 from image_registry.host.addresses import Address
-from tests.fixtures.certificates import make_authority, make_certificate
+from tests.fixtures.certificates import Authority
 
 COMMITTED = Path(__file__).parents[3] / "deploy" / "envoy"
 EMBEDDED = GatewayOptions(listen=Address("127.0.0.1", 8080), upstreams=(Address("127.0.0.1", 50051),))
@@ -36,27 +36,27 @@ def test_envoy_accepts_the_embedded_rendering(tmp_path: Path) -> None:
 
 
 def test_envoy_accepts_the_production_rendering(tmp_path: Path) -> None:
-    authority = make_authority(tmp_path)
-    made = make_certificate(tmp_path, "server", authority)
+    authority = Authority.make(tmp_path)
+    certificate, key = authority.issue("server")
     validate(
         replace(
             config.production_options(),
             descriptor_set=config.descriptor_set_path(),
-            tls=ListenerTls(made.certificate, made.private_key),
-            upstream_tls=UpstreamTls(authority.certificate, "image-registry", made.certificate, made.private_key),
+            tls=ListenerTls(certificate, key),
+            upstream_tls=UpstreamTls(authority.certificate, "image-registry", certificate, key),
         ),
         tmp_path,
     )
 
 
 def test_envoy_accepts_every_option_at_once(tmp_path: Path) -> None:
-    authority = make_authority(tmp_path)
-    made = make_certificate(tmp_path, "server", authority)
+    authority = Authority.make(tmp_path)
+    certificate, key = authority.issue("server")
     options = GatewayOptions(
         listen=Address("::1", 8443),
         upstreams=(Address("a.example", 1), Address("192.0.2.1", 2), Address("2001:db8::1", 3)),
         admin=Address("127.0.0.1", 9901),
-        tls=ListenerTls(made.certificate, made.private_key, client_ca=authority.certificate),
+        tls=ListenerTls(certificate, key, client_ca=authority.certificate),
         upstream_tls=UpstreamTls(authority.certificate, "image-registry"),
         trusted_hops=2,
         cors_origins=("https://a.example", "https://\"quoted'.example"),
