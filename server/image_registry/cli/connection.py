@@ -56,8 +56,6 @@ class Connection:
         from image_registry.client import Tls  # noqa: PLC0415
 
         try:
-            if self.api_key_file is not None:
-                self.api_key_file.read_bytes()
             files = (self.ca_file, self.client_certificate_file, self.client_key_file)
             tls = Tls(*files) if any(files) and self.tls is not False else self.tls
             return kind(self.server, api_key_file=self.api_key_file, tls=tls, timeout=self.timeout)

@@ -45,6 +45,7 @@ class ClientBase:
         retry: RetryPolicy | None = None,
     ) -> None:
         self._key = ApiKey(api_key, api_key_file)
+        self._key.metadata()  # a key that can't be used is told now, not by the first call
         self._target: Target = target(address, tls)
         self._limits = Limits(timeout, connect_timeout, retry or RetryPolicy())
         self._lock = threading.Lock()

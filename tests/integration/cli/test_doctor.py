@@ -1,0 +1,133 @@
+"""`doctor`: what it finds, what it advises, its exit code."""
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from image_registry.host.addresses import free_port
+from tests.fixtures.postgres import clone_database
+from tests.fixtures.rest import Rest
+from tests.fixtures.service import Service
+
+
+@dataclass
+class Report:
+    """What `doctor` printed: a line for each part, and the whole."""
+
+    code: int
+    text: str
+
+    def line(self, part: str) -> str:
+        return next(line for line in self.text.splitlines() if line[8:].startswith(part))
+
+
+async def doctor(*arguments: str, **environment: object) -> Report:
+    cleaned = {key: value for key, value in os.environ.items() if not key.startswith("IMAGE_REGISTRY_")}
+    settings = {f"IMAGE_REGISTRY_{key.upper()}": str(value) for key, value in environment.items()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "image_registry", "doctor", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=cleaned | settings,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return Report(process.returncode, out.decode())
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    """The reference of a base image as far as `doctor` looks at it."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "index.json").write_text("{}")
+    return f"oci:{folder}:latest"
+
+
+async def test_all_is_well(rest: Rest, dsn: str, base: str, tmp_path: Path) -> None:
+    await rest.service.create("vision")
+    report = await doctor(
+        server=rest.service.address,
+        http_address=rest.address,
+        database_url=dsn,
+        base_images=f"3.11={base}",
+        data_dir=tmp_path,
+    )
+    assert report.code == 0, report.text
+    assert report.line("server") == f"ok      server       {rest.service.address} is serving"
+    assert report.line("access") == "ok      access       calls are answered, 2 images"
+    assert "2 builds have been waiting for a few seconds" in report.line("worker")
+    assert report.line("gateway") == f"ok      gateway      http://{rest.address} answers"
+    assert report.line("database").endswith("answers, its schema is current")
+    assert report.line("base images") == "ok      base images  configured: Python 3.11"
+    assert "password" not in report.text
+
+
+async def test_nothing_is_there(tmp_path: Path) -> None:
+    report = await doctor(
+        server=f"127.0.0.1:{free_port()}",
+        http_address=f"127.0.0.1:{free_port()}",
+        base_images=f"3.11=oci:{tmp_path}/nowhere",
+        data_dir=tmp_path,
+    )
+    assert report.code == 1
+    assert [report.line(part)[:6] for part in ("server", "gateway", "database", "base images")] == ["BROKEN"] * 4
+    assert "→ start the product with `image-registry up`" in report.text
+    assert "→ start it: `image-registry gateway`" in report.text
+    assert "→ set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up`" in report.text
+    assert "→ make them reachable, or correct IMAGE_REGISTRY_BASE_IMAGES" in report.text
+    assert report.text.endswith("error: 4 of 6 checks found something broken\n")
+
+
+async def test_a_database_without_the_schema(postgres_server: str, base: str, tmp_path: Path) -> None:
+    with clone_database(postgres_server) as empty:
+        report = await doctor(
+            server=f"127.0.0.1:{free_port()}",
+            http_address=f"127.0.0.1:{free_port()}",
+            base_images=f"3.11={base}",
+            database_url=empty,
+            data_dir=tmp_path,
+        )
+    assert "migrations (first: 0001 initial)" in report.line("database")
+    assert "→ run `image-registry migrate`" in report.text
+
+
+async def test_a_database_that_is_away(base: str, tmp_path: Path) -> None:
+    report = await doctor(
+        server=f"127.0.0.1:{free_port()}",
+        http_address=f"127.0.0.1:{free_port()}",
+        base_images=f"3.11={base}",
+        database_url=f"postgresql://me:secret@127.0.0.1:{free_port()}/x",
+        data_dir=tmp_path,
+    )
+    assert report.line("database").startswith("BROKEN")
+    assert "secret" not in report.text
+
+
+async def test_builds_that_nobody_takes(service: Service, base: str, dsn: str) -> None:
+    await service.create("vision")
+    with psycopg.connect(dsn) as connection:
+        connection.execute("update jobs set created_at = now() - interval '1 hour'")
+    report = await doctor(server=service.address, base_images=f"3.11={base}", database_url=dsn)
+    assert report.line("worker").startswith("BROKEN  worker       2 builds wait, the longest for 36")
+    assert "→ start one: `image-registry worker`" in report.text
+
+
+async def test_a_server_elsewhere_is_looked_at_from_outside_only() -> None:
+    report = await doctor("--server", "registry.invalid:443", "--timeout", "2")
+    assert report.code == 1
+    assert report.line("server").startswith("BROKEN")
+    assert "--no-tls" in report.text
+    assert "on the server's own machine" in report.line("the rest")
+
+
+async def test_a_faulty_setting_is_one_sentence() -> None:
+    report = await doctor(server=f"127.0.0.1:{free_port()}", pool_size="many")
+    assert report.code == 1
+    assert "IMAGE_REGISTRY_POOL_SIZE" in report.text
+    assert "Traceback" not in report.text
