@@ -48,6 +48,16 @@ from image_registry.storage.point_reads import PointReads
 
 log = logging.getLogger(__name__)
 
+# The gateway passes a path (with its page token) on as a header of up to 60 KiB. Silent peers and half of a hello are
+# dropped; one connection can't hold more calls than a server process could work on.
+HARDENING = (
+    ("grpc.max_metadata_size", 64 << 10),
+    ("grpc.absolute_max_metadata_size", 64 << 10),
+    ("grpc.max_concurrent_streams", 1_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
 HEALTH_INTERVAL = 1.0  # seconds between two looks at the database
 SERVICES = tuple(
     descriptor.full_name
@@ -167,6 +177,7 @@ async def _assemble(
             ("grpc.so_reuseport", int(settings.processes > 1)),
             ("grpc.max_receive_message_length", limits.REQUEST_BYTES),
             ("grpc.max_send_message_length", limits.RESPONSE_BYTES),
+            *HARDENING,
         ],
     )
     accepts = Accepts(
