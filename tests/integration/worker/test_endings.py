@@ -1,0 +1,172 @@
+"""How jobs end when a real worker builds real images: every termination reason, and the faults of a machine."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from ri.api.imageregistry import image_registry_pb2 as pb
+from ri.api.imageregistry import job_status_pb2 as status
+from ri.api.imageregistry import jobs_pb2
+
+from image_registry.builds.plan import Limits, PackageIndex
+from image_registry.registry.builds import MAX_FAULTS, Builds
+from image_registry.registry.job_logs import JobLogs
+from image_registry.storage.database import Database
+from image_registry.worker import loop as worker_loop
+from image_registry.worker.execution import BuilderConfig, Executor
+from image_registry.worker.loop import Worker, WorkerConfig
+from tests.fixtures import package_index as wheels
+from tests.fixtures.base_image import TestBase
+from tests.fixtures.package_index import make_wheel
+from tests.fixtures.service import Service, make_settings, running_service
+
+pytestmark = [pytest.mark.xdist_group("base"), pytest.mark.timeout(180)]
+MEGABYTE = 1 << 20
+NO_LIMITS = Limits()
+
+
+@pytest.fixture
+async def real(dsn: str, debian_base: TestBase, tmp_path: Path) -> AsyncIterator[Service]:
+    """The service with a real base, and repositories in a folder of the test."""
+    settings = make_settings(
+        base_images={debian_base.python_version: debian_base.reference}, repository=f"oci:{tmp_path}/repositories"
+    )
+    async with running_service(settings, dsn) as running:
+        yield running
+
+
+@asynccontextmanager
+async def building(
+    db: Database, folder: Path, index: wheels.PackageIndex, limits: Limits = NO_LIMITS, data: Path | None = None
+) -> AsyncIterator[None]:
+    config = BuilderConfig(
+        registry_id=uuid4(),
+        repository_root=f"oci:{folder}/repositories/managed",
+        cache_dir=(data or folder) / "cache",
+        work_dir=(data or folder) / "work",
+        index=PackageIndex(url=index.url),
+        limits=limits,
+    )
+    executor = Executor(config, Builds(db), JobLogs(db, 3600.0))
+    worker, stop = Worker(db, executor, WorkerConfig(concurrency=1, lease=30, poll=0.5, drain=1)), asyncio.Event()
+    task = asyncio.create_task(worker.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 20)
+        assert list(config.work_dir.glob("*")) == []
+
+
+async def ended(service: Service, job_id: str) -> jobs_pb2.JobMetadata:
+    over = {status.JOB_STATUS_SUCCEEDED, status.JOB_STATUS_FAILED, status.JOB_STATUS_CANCELLED}
+    async with asyncio.timeout(90):
+        while (await service.job(job_id)).status not in over:  # noqa: ASYNC110 (a process works)
+            await asyncio.sleep(0.05)
+    return await service.job(job_id)
+
+
+async def test_a_build_that_can_be_made_is_completed(
+    real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex
+) -> None:
+    package_index.add(make_wheel("good"))
+    created = await real.create("one", "good")
+    async with building(database, tmp_path, package_index):
+        job = await ended(real, created.job.job_id)
+    assert job.status == status.JOB_STATUS_SUCCEEDED, job.job_progress_str
+    assert job.termination_reason == jobs_pb2.TERMINATION_REASON_COMPLETED
+    assert "good" in [library.name for library in (await real.get("one")).pip_libraries]
+
+
+async def test_requirements_that_cannot_be_met_are_the_users_error_and_not_tried_again(
+    real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex
+) -> None:
+    created = await real.create("one", "no-such-library")
+    async with building(database, tmp_path, package_index):
+        job = await ended(real, created.job.job_id)
+    assert job.termination_reason == jobs_pb2.TERMINATION_REASON_GENERIC_ERROR
+    assert "no-such-library" in job.job_progress_str
+    assert (await real.get("one")).status == pb.ManagedImage.STATUS_FAILED
+
+
+async def test_a_build_that_needs_more_memory_than_it_may_is_oomkilled(
+    real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex
+) -> None:
+    names = [f"{'x' * 70}{number}" for number in range(40_000)]
+    package_index.add(make_wheel("greedy", files={f"greedy/{name}.py": "" for name in names}))
+    created = await real.create("one", "greedy")
+    async with building(database, tmp_path, package_index, Limits(memory_bytes=80 * MEGABYTE)):
+        job = await ended(real, created.job.job_id)
+    assert job.status == status.JOB_STATUS_FAILED
+    assert job.termination_reason == jobs_pb2.TERMINATION_REASON_OOMKILLED, job.job_progress_str
+
+
+async def test_a_build_that_takes_too_long_is_stopped(
+    real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex
+) -> None:
+    created = await real.create("one", "good")
+    async with building(database, tmp_path, package_index, Limits(seconds=0.05)):
+        system = (await real.jobs.ListJobs(jobs_pb2.ListJobsRequest())).jobs[-1]
+        job = await ended(real, system.job_id)
+        follower = await ended(real, created.job.job_id)
+    assert job.termination_reason == jobs_pb2.TERMINATION_REASON_INTERNAL_ERROR
+    assert "The build took longer than its 0.05 s." in job.job_progress_str
+    assert follower.termination_reason == jobs_pb2.TERMINATION_REASON_INTERNAL_ERROR
+    assert "the base image system-python" in follower.job_progress_str
+
+
+async def test_an_index_that_is_away_for_good_ends_the_build_with_its_cause(
+    real: Service,
+    database: Database,
+    tmp_path: Path,
+    package_index: wheels.PackageIndex,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_loop, "LONGEST_DELAY", 0.05)
+    monkeypatch.setattr(worker_loop, "LONGEST_PAUSE", 0.05)
+    package_index.add(make_wheel("good"))
+    package_index.faults["/simple/good/"] = [503] * 1000
+    created = await real.create("one", "good")
+    async with building(database, tmp_path, package_index):
+        job = await ended(real, created.job.job_id)
+    assert job.termination_reason == jobs_pb2.TERMINATION_REASON_INTERNAL_ERROR
+    assert f"given up after {MAX_FAULTS} attempts; the last one: failed in resolve:" in job.job_progress_str
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 32 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "small-disk", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can't be made here: mounting one needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_full_disk_is_waited_out_and_named_as_the_cause(
+    real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex, small_disk: Path
+) -> None:
+    package_index.add(make_wheel("good", files={"good/data.bin": os.urandom(3 * MEGABYTE).hex()}))
+    created = await real.create("one", "good")
+    async with building(database, tmp_path, package_index, data=small_disk):
+        filler = small_disk / "filler"
+        filler.write_bytes(bytes(31 * MEGABYTE))
+        async with asyncio.timeout(60):
+            while "disk" not in (said := await _anything_said(real)):  # noqa: ASYNC110 (a process works)
+                await asyncio.sleep(0.05)
+        filler.unlink()
+        job = await ended(real, created.job.job_id)
+    assert "No space left on device" in said
+    assert job.status == status.JOB_STATUS_SUCCEEDED, job.job_progress_str
+
+
+async def _anything_said(service: Service) -> str:
+    request = jobs_pb2.ListJobsRequest(view=jobs_pb2.JOB_VIEW_FULL)
+    return " ".join(job.job_progress_str for job in (await service.jobs.ListJobs(request)).jobs)
