@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 HARDENING = (
     ("grpc.max_metadata_size", 64 << 10),
     ("grpc.absolute_max_metadata_size", 64 << 10),
-    ("grpc.max_concurrent_streams", 1_000),
+    ("grpc.max_concurrent_streams", 200),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
