@@ -28,6 +28,13 @@ class Layers:
     index: PackageIndex = field(default_factory=PackageIndex)
     result: BuildResult | None = None
 
+    @property
+    def lock(self) -> Lock:
+        """The lock of the last build."""
+        if self.result is None:
+            raise RuntimeError("nothing has been built")
+        return self.result.lock
+
     def forget(self) -> None:
         """Make the next build a cold one."""
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
@@ -92,7 +99,8 @@ class Buildah:
         else:
             install = "RUN --mount=type=cache,target=/root/.cache/uv uv pip install --system --link-mode copy"
         wheels = "--break-system-packages --only-binary :all: -r /context/requirements.txt"
-        return f"FROM {base}\nENV PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 SSL_CERT_FILE={_CERTIFICATES}\n{install} {wheels}\n"
+        settings = f"PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 SSL_CERT_FILE={_CERTIFICATES}"
+        return f"FROM {base}\nENV {settings}\n{install} {wheels}\n"
 
     def _run(self, *arguments: str) -> None:
         own = ["--root", str(self.folder / "storage"), "--runroot", str(self.folder / "run")]
