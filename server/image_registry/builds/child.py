@@ -28,7 +28,8 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 from urllib.parse import unquote, urlsplit
 
-from image_registry.builds.faults import as_failure
+from image_registry.builds.cache import make_room
+from image_registry.builds.faults import NO_ROOM, as_failure
 from image_registry.builds.lease import clock, end_of_lease
 from image_registry.builds.pipeline import Build
 from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Limits, Stage
@@ -121,6 +122,8 @@ def _build(plan: BuildPlan, folder: Path, events: Events) -> int:
         result = build.run()
     except Exception as error:  # noqa: BLE001 (every failure has to be reported, as what it is)
         failure = as_failure(error, plan.limits)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            make_room(plan.cache_dir)
         if failure.reason is FailureReason.INTERNAL:
             events.line("".join(traceback.format_exception(error)))
         events.failed(BuildFailed(failure.reason, failure.message, build.stage))

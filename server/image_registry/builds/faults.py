@@ -8,7 +8,8 @@ import os
 from image_registry.builds.plan import BuildFailed, FailureReason, Limits
 
 _PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504}
-_PASSING_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+PASSING_DISK_FAULTS = NO_ROOM | {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 
 
 class InvalidImageError(Exception):
@@ -61,7 +62,7 @@ def as_failure(error: Exception, limits: Limits) -> BuildFailed:
             reason, message = FailureReason.RETRYABLE, f"The image can't be pushed yet: {error}."
         case OwnerDeletedError():
             reason, message = FailureReason.INTERNAL, f"The image can't be pushed: {error}."
-        case OSError(errno=number) if number in _PASSING_DISK_FAULTS:
+        case OSError(errno=number) if number in PASSING_DISK_FAULTS:
             reason, message = FailureReason.RETRYABLE, f"The builder's disk: {os.strerror(number)}."
         case _:
             reason, message = FailureReason.INTERNAL, "The build failed for a reason of the service's own; see its log."

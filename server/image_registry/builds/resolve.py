@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import signal
 import sys
@@ -16,6 +17,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from packaging.utils import canonicalize_name
 
+from image_registry.builds.faults import PASSING_DISK_FAULTS
 from image_registry.builds.plan import PackageIndex, internal, retryable, user_error
 from image_registry.builds.platforms import Target
 from image_registry.builds.processes import machine_environment, oom_kills, run_tool
@@ -31,6 +33,7 @@ _REMEDY = (
 _UNRESOLVED = 1  # uv's exit code when the requirements are to blame; 2 is any other fault
 _NETWORK_FAULT = re.compile(r"Failed to fetch|error sending request|timed out|Request failed|\b50[0234] ")
 _ADVICE = re.compile(r" Consider adding `[^`]*` to your dependencies or constraints file\.")
+_DISK_FAULT = re.compile(rf"\(os error ({'|'.join(str(number) for number in sorted(PASSING_DISK_FAULTS))})\)")
 _OUT_OF_MEMORY = "memory allocation of"  # what Rust says before it aborts
 
 
@@ -85,7 +88,7 @@ def resolve(
     takes two small files; `on_line` gets the resolver's warnings. Takes about a second.
 
     Raises BuildFailed: USER_ERROR with the resolver's explanation, RETRYABLE when the index can't be reached, INTERNAL
-    when it refuses the credentials.
+    when it refuses the credentials; OSError when the disk is full; MemoryError.
     """
     constraints, answer = work_dir / "constraints.txt", work_dir / "pylock.toml"
     answer.unlink(missing_ok=True)
@@ -159,6 +162,10 @@ def _without_address(match: re.Match[str]) -> str:
 def _refuse(code: int, raw: str, text: str, pins: Mapping[str, str]) -> NoReturn:
     if re.search(r"\b(401 Unauthorized|403 Forbidden)\b", raw):
         internal(f"The package index refused the credentials of this deployment.\n{text}")
+    if disk := _DISK_FAULT.search(raw):
+        raise OSError(int(disk[1]), os.strerror(int(disk[1])))
+    if code < 0:
+        retryable(f"The resolver was killed by signal {-code}.")
     if "No solution found" not in raw and _NETWORK_FAULT.search(raw):
         retryable(f"The package index can't be reached.\n{text}")
     if code != _UNRESOLVED:

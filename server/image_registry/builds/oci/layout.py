@@ -186,10 +186,16 @@ class LayoutRepository(Layout):
         return True
 
     def _lock_folder(self, stack: contextlib.ExitStack) -> None:
+        blobs = self.path / "blobs" / "sha256"
         while True:
-            with contextlib.suppress(FileNotFoundError):  # a deletion came between
-                (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            try:
+                blobs.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.path / ".lock"))
+            except (FileNotFoundError, FileExistsError):  # a deletion came between
+                if self.path.is_file():
+                    raise
+            else:
+                blobs.mkdir(parents=True, exist_ok=True)  # the lock may be that of a folder just begun by another push
                 return
 
     def _claim(self, owner: str) -> None:
@@ -238,10 +244,12 @@ class LayoutRepository(Layout):
     def _throw_away(self) -> None:
         """Take the folder out of sight in one step, then remove it, what crashes left, and empty parents."""
         trash = self.root / ".trash"
-        while self.path.exists():
+        is_out = False
+        while not is_out:
             with contextlib.suppress(FileNotFoundError):  # another deletion took the trash out meanwhile
                 trash.mkdir(exist_ok=True)
                 self.path.rename(trash / secrets.token_hex(8))
+                is_out = True
         shutil.rmtree(trash, ignore_errors=True)
         for parent in self.path.parents:
             if parent == self.root:
