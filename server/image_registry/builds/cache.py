@@ -186,10 +186,10 @@ class Cache:
 
 def make_room(root: Path) -> None:
     """Remove the half of the cache that was used least recently: its disk is full, wherever its limit may be."""
-    with contextlib.suppress(OSError):  # what isn't there takes no room, and a full disk may allow no lock
-        with locked(root / "locks" / "shrink", wait=False) as held:
-            if held is not None:
-                _shrink(root, sum(path.stat().st_size for path in (root / "blobs").iterdir()) // 2)
+    lock = root / "locks" / "shrink"
+    with contextlib.suppress(OSError), locked(lock, wait=False) as held:  # a full disk may allow no lock
+        if held is not None:
+            _shrink(root, sum(path.stat().st_size for path in (root / "blobs").iterdir()) // 2)
 
 
 def _shrink(root: Path, limit: int) -> None:

@@ -1,6 +1,7 @@
 """How jobs end when a real worker builds real images: every termination reason, and the faults of a machine."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -165,6 +166,22 @@ async def test_a_full_disk_is_waited_out_and_named_as_the_cause(
         job = await ended(real, created.job.job_id)
     assert "No space left on device" in said
     assert job.status == status.JOB_STATUS_SUCCEEDED, job.job_progress_str
+
+
+async def test_a_cache_that_fills_its_disk_makes_room_by_itself(
+    real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex, small_disk: Path
+) -> None:
+    package_index.add(make_wheel("good", files={"good/data.bin": os.urandom(3 * MEGABYTE).hex()}))
+    blobs = small_disk / "cache" / "blobs"
+    blobs.mkdir(parents=True)
+    with contextlib.suppress(OSError):
+        for number in range(64):
+            (blobs / f"{number:064x}").write_bytes(bytes(MEGABYTE // 2))
+    created = await real.create("one", "good")
+    async with building(database, tmp_path, package_index, data=small_disk):
+        job = await ended(real, created.job.job_id)
+    assert job.status == status.JOB_STATUS_SUCCEEDED, job.job_progress_str
+    assert 0 < sum(blob.stat().st_size == MEGABYTE // 2 for blob in blobs.iterdir()) < 40
 
 
 async def _anything_said(service: Service) -> str:

@@ -41,7 +41,7 @@ async def working(db: Database, work: Work, config: WorkerConfig = FAST) -> Asyn
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(15):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 (another process answers)
             await asyncio.sleep(0.01)
 
 
@@ -208,7 +208,8 @@ async def test_a_lost_job_that_was_to_be_cancelled_ends_cancelled(
     created = await service.create("one")
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
         await conn.execute(
-            "update jobs set status = 1, attempt = 1, lease_expires_at = now() - interval '1 s' where image_name = 'one'"
+            "update jobs set status = 1, attempt = 1, lease_expires_at = now() - interval '1 s' "
+            "where image_name = 'one'"
         )
     await service.jobs.CancelJob(jobs_pb2.CancelJobRequest(job_id=created.job.job_id))
     async with working(database, build_at_once):
@@ -263,7 +264,7 @@ async def test_a_worker_that_cannot_renew_stops_the_job_before_the_lease_is_over
                     [name, conn.info.backend_pid],
                 )
                 async with asyncio.timeout(10):
-                    while not stopped_after:
+                    while not stopped_after:  # noqa: ASYNC110 (a list has no event)
                         await asyncio.sleep(0.01)
                 await admin.execute(f'alter database "{name}" with allow_connections true')
     await own.close()
