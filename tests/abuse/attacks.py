@@ -20,6 +20,7 @@ from tests.abuse.target import MIB, Target, scaled
 
 Attack: TypeAlias = Callable[[Target], Awaitable[str]]
 LIST, CREATE = "/rime.ImageRegistry/ListImages", "/rime.ImageRegistry/CreateImage"
+STREAMS = 1000  # opened in a second: what holding them costs is the question, not the burst
 HOLD = scaled(1, 5)  # seconds that something is held
 
 
@@ -42,9 +43,10 @@ async def idle_streams(target: Target) -> str:
     number, connections = scaled(1000, 10_000), scaled(5, 50)
     block = http2.call(LIST, target.metadata)
     held = [await Connection.open(target.port) for _ in range(connections)]
-    for one in held:
-        for _ in range(number // connections):
+    for _ in range(number // connections):
+        for one in held:
             await one.send(frame(http2.HEADERS, one.stream(), block, http2.END_HEADERS))
+        await asyncio.sleep(connections / STREAMS)
     await asyncio.sleep(HOLD)
     refused = sum(one.seen["reset"] for one in held)
     await _close(held)
