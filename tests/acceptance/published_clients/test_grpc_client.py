@@ -14,7 +14,7 @@ from tests.fixtures.rest import Rest
 @pytest.fixture(params=["directly", "through the gateway"])
 def sdk(request: pytest.FixtureRequest, grpc_0_18: Driver, product: Rest) -> PublishedClient:
     """The published client, talking to the product."""
-    address = product.service.address if request.param == "directly" else product.address
+    address = product.service.address if request.param == "directly" else str(product.address)
     return PublishedClient(grpc_0_18, address, "some-key")
 
 

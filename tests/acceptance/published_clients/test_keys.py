@@ -20,7 +20,7 @@ async def test_a_key_decides(dsn: str, tmp_path: Path, request: pytest.FixtureRe
         keys = Keys(product.service.server.database)
         member, admin = [(await keys.create(role)).secret for role in (Role.MEMBER, Role.ADMIN)]
         # The gRPC release sends its key over TLS only.
-        address = product.url if release.startswith("rest") else product.address
+        address = product.url if release.startswith("rest") else str(product.address)
         without = PublishedClient(driver, address)
         if release == "grpc_0_18":
             with pytest.raises(ClientError, match=r"rime-api-key"):
