@@ -55,6 +55,8 @@ class GatewayOptions:
 
     - `upstreams`: the gRPC servers; a host name is resolved again and again, and every address of it is used.
     - `share_port`: spread connections well over many cores; a second Envoy could then listen here unnoticed.
+    - `documents`: the folder with `openapi.json` and `openapi.html`, which are served as /openapi.json and /docs;
+      None: they are not.
     - `admin`: where Envoy's admin interface listens, an address or a Unix socket's path; None: nowhere.
     - `secrets_dir`: where Envoy finds the files of `render_secrets`.
     - `trusted_hops`: proxies in front whose `x-forwarded-for` is believed; 0: what callers send is dropped.
@@ -68,6 +70,7 @@ class GatewayOptions:
     upstreams: tuple[Address, ...]
     share_port: bool = False
     descriptor_set: Path = field(default_factory=descriptor_set_path)
+    documents: Path | None = None
     admin: Address | Path | None = None
     tls: ListenerTls | None = None
     upstream_tls: UpstreamTls | None = None
@@ -84,6 +87,20 @@ class GatewayOptions:
     health_interval: float = 0.25
     access_log: Path | None = None
 
+
+@dataclass(frozen=True)
+class Document:
+    """A file of `GatewayOptions.documents` that Envoy serves by itself."""
+
+    path: str
+    file: str
+    content_type: str
+
+
+DOCUMENTS = (
+    Document("/openapi.json", "openapi.json", "application/json"),
+    Document("/docs", "openapi.html", "text/html; charset=utf-8"),
+)
 
 _LATER = "%[89AB][0-9A-F]"  # any byte of a character but its first
 WELL_FORMED = (  # printable ASCII, and escapes that are UTF-8 (RFC 3629, section 4) and not NUL
@@ -160,6 +177,7 @@ def render(options: GatewayOptions) -> str:
         disguised=DISGUISED,
         standard_services=STANDARD_SERVICES,
         local_replies=LOCAL_REPLIES,
+        documents=DOCUMENTS if options.documents else (),
         static_upstreams=all(_is_ip(upstream.host) for upstream in options.upstreams),
     )
 
@@ -202,6 +220,7 @@ def production_options() -> GatewayOptions:
         upstreams=(Address("image-registry", 50051),),
         share_port=True,
         descriptor_set=Path("/etc/envoy/descriptor_set.binpb"),
+        documents=Path("/etc/envoy"),
         tls=ListenerTls(certificates / "tls.crt", certificates / "tls.key"),
         upstream_tls=UpstreamTls(
             ca=certificates / "upstream-ca.crt",

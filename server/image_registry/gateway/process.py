@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from image_registry import openapi
 from image_registry.gateway.config import GatewayOptions, render, render_secrets
 from image_registry.host import StartError
 from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
@@ -23,14 +24,20 @@ _SOCKET_PATH_BYTES = 107  # what the kernel takes
 class Gateway:
     """One Envoy with the configuration of `options`.
 
-    Its configuration and the socket of its admin interface (unless `options.admin` names another place) are in a
-    private folder inside `run_dir` (None, or a path too long for a socket: the system's folder for temporary files).
+    Its configuration, the documents that it serves and the socket of its admin interface (unless `options` names
+    others) are in a private folder inside `run_dir` (None, or a path too long for a socket: the system's folder for
+    temporary files).
     `log` is the file for Envoy's own messages, None the standard error.
     """
 
     def __init__(self, options: GatewayOptions, *, run_dir: Path | None = None, log: Path | None = None) -> None:
         self._folder = _choose_folder(run_dir)
-        self._options = replace(options, admin=options.admin or self._folder / "admin.sock", secrets_dir=self._folder)
+        self._options = replace(
+            options,
+            admin=options.admin or self._folder / "admin.sock",
+            documents=options.documents or self._folder,
+            secrets_dir=self._folder,
+        )
         self._log = log
         self._process: TetheredProcess | None = None
 
@@ -40,6 +47,8 @@ class Gateway:
         config = self._folder / "envoy.yaml"
         try:
             files = {config.name: render(self._options), **render_secrets(self._options)}
+            if self._options.documents == self._folder:
+                files |= openapi.files()
             _make_private(self._folder)
             for name, text in files.items():
                 (self._folder / name).touch(mode=0o600)

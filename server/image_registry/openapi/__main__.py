@@ -2,11 +2,10 @@
 
 import sys
 
-from image_registry.openapi.document import as_json, build
-from image_registry.openapi.page import render
+from image_registry.openapi import files
 
 if __name__ == "__main__":
-    forms = {"json": as_json, "html": render}
+    forms = {name.rpartition(".")[2]: text for name, text in files().items()}
     if len(sys.argv) != 2 or sys.argv[1] not in forms:
-        sys.exit("usage: python -m image_registry.openapi json|html")
-    sys.stdout.write(forms[sys.argv[1]](build()))
+        sys.exit(f"usage: python -m image_registry.openapi {'|'.join(forms)}")
+    sys.stdout.write(forms[sys.argv[1]])

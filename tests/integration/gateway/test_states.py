@@ -166,7 +166,7 @@ async def test_its_files_are_private_and_go_with_it(short_dir: Path) -> None:
     try:
         await gateway.start()
         folder = short_dir / "gateway"
-        assert [path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())] == [0, 0, 0]
+        assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}
         await gateway.stop()
         assert not folder.exists()
     finally:

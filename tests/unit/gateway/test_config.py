@@ -15,7 +15,8 @@ from image_registry.gateway.process import find_envoy
 from image_registry.host.addresses import Address
 from tests.fixtures.certificates import Authority
 
-COMMITTED = Path(__file__).parents[3] / "deploy" / "envoy"
+REPOSITORY = Path(__file__).parents[3]
+COMMITTED = REPOSITORY / "deploy" / "envoy"
 EMBEDDED = GatewayOptions(listen=Address("127.0.0.1", 8080), upstreams=(Address("127.0.0.1", 50051),))
 
 
@@ -42,6 +43,7 @@ def test_envoy_accepts_the_production_rendering(tmp_path: Path) -> None:
         replace(
             config.production_options(),
             descriptor_set=config.descriptor_set_path(),
+            documents=REPOSITORY / "docs",
             tls=ListenerTls(certificate, key),
             upstream_tls=UpstreamTls(authority.certificate, "image-registry", certificate, key),
         ),
