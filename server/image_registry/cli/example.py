@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
+import sys
 
 import click
 
 from image_registry.cli.exits import build_failure
-from image_registry.cli.progress import display
+from image_registry.cli.progress import PlainDisplay
 from image_registry.cli.watching import follow
 from image_registry.client import (
     AlreadyExistsError,
@@ -18,6 +20,7 @@ from image_registry.client import (
     ManagedImage,
 )
 from image_registry.client.waiting import Waitable
+from image_registry.host.processes import Command, TetheredProcess
 
 NAME = "hello-numpy"
 REQUIREMENT = "numpy"
@@ -29,7 +32,19 @@ async def build_example(address: str, http_address: str | None) -> bool:
 
     `address` is the gRPC server, `http_address` the gateway or None without one. An image that is there already is
     left as it is. Whatever goes wrong is printed, nothing is raised: the product runs on without its example.
+    It works in a process of its own, because `up` forks children, which gRPC's threads don't survive; that process
+    ends with this call, also when the call is cancelled.
     """
+    argv = (sys.executable, "-m", "image_registry.cli.example", address, *([http_address] if http_address else []))
+    process = await TetheredProcess.start(Command(argv, stop_seconds=1.0))
+    try:
+        return await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            await process.stop()
+
+
+async def _build(address: str, http_address: str | None) -> bool:
     click.echo(
         f"\nan example through the API, as `image-registry images create {NAME} --pip {REQUIREMENT} --wait` does:"
     )
@@ -61,7 +76,7 @@ async def _made(client: AsyncImageRegistryClient) -> ManagedImage:
             if not image.is_building:
                 return image
             what = NAME
-    with display(NAME) as screen:
+    with PlainDisplay(NAME, sys.stderr) as screen:  # not the live one: `up` prints lines of its own beside it
         return await follow(client, what, screen)
 
 
@@ -91,3 +106,7 @@ def _what_next(image: ManagedImage, address: str, http_address: str | None) -> s
     for title, commands in steps:
         lines += [f"  {title}:", *(f"    {command}" for command in commands)]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if asyncio.run(_build(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)) else 1)

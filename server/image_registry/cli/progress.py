@@ -20,7 +20,8 @@ from rich.text import Text
 
 from image_registry.client import JobMetadata, JobStatus, WaitProgress
 
-HEARTBEAT = 15.0  # seconds after which a plain display repeats a line, so that a log shows that it is alive
+HEARTBEAT = 15.0  # seconds after which a plain display repeats a line, to show that it is alive; doubled each time
+LONGEST_HEARTBEAT = 60.0
 _DONE = re.compile(r"(?P<name>[\w -]+) (?P<seconds>\d+(?:\.\d+)?) s")
 _STAMP = re.compile(r"^\d\d:\d\d:\d\d(?:\.\d+)? ")
 _STAGE_LINE = re.compile(r"\w+: done in |failed(?: in \w+)?: ")
@@ -114,6 +115,7 @@ class PlainDisplay:
         self._began = clock()
         self._said = ""
         self._said_at = self._began
+        self._patience = HEARTBEAT
 
     def __enter__(self) -> Self:
         return self
@@ -131,8 +133,12 @@ class PlainDisplay:
         parts += [shown.words] if shown.words else []
         line = " · ".join(parts)
         now = self._clock()
-        if line == self._said and now - self._said_at < HEARTBEAT:
+        if line != self._said:
+            self._patience = HEARTBEAT
+        elif now - self._said_at < self._patience:
             return
+        else:
+            self._patience = min(self._patience * 2, LONGEST_HEARTBEAT)
         self._stream.write(f"{now - self._began:6.1f} s  {self._name}: {line}\n")
         self._stream.flush()
         self._said, self._said_at = line, now

@@ -82,12 +82,17 @@ def test_a_plain_display_prints_changes_and_now_and_then_a_sign_of_life() -> Non
         screen.log_line("not shown")
         now += HEARTBEAT
         screen.update(seen(JobStatus.RUNNING, "resolve 0.6 s · fetch …"))
+        now += HEARTBEAT
+        screen.update(seen(JobStatus.RUNNING, "resolve 0.6 s · fetch …"))
+        now += HEARTBEAT
+        screen.update(seen(JobStatus.RUNNING, "resolve 0.6 s · fetch …"))
         screen.update(seen(JobStatus.SUCCEEDED, "resolve 0.6 s · 4 libraries"))
     assert stream.getvalue().splitlines() == [
         "   0.0 s  vision: waits for a worker",
         "   2.5 s  vision: building · resolve 0.6 s · fetch …",
         "  17.5 s  vision: building · resolve 0.6 s · fetch …",
-        "  17.5 s  vision: succeeded · resolve 0.6 s · 4 libraries",
+        "  47.5 s  vision: building · resolve 0.6 s · fetch …",
+        "  47.5 s  vision: succeeded · resolve 0.6 s · 4 libraries",
     ]
 
 
