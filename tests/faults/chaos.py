@@ -11,10 +11,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psycopg
+
+from tests.faults.checks import rows
 from tests.faults.cluster import LEASE, Cluster, Worker
 from tests.faults.parts import Part, builds_of, children_of
 
 LONGER_THAN_A_LEASE = LEASE * 1.5
+LONGEST_LULL = 8.0
 
 
 class Chaos:
@@ -35,11 +39,25 @@ class Chaos:
             if not self._deck:
                 self._deck = self._all_kinds()
             fault = self._deck.pop()
+            finished = self._finished()
             name = fault.__name__.strip("_").replace("_", " ")
             print(f"fault: {name}", flush=True)
             await fault()
             self.injected[name] += 1
             await asyncio.sleep(self._random.uniform(0.3, 1.5))
+            await self._progress(after=finished)
+
+    async def _progress(self, *, after: int) -> None:
+        """Faults hit builds under way, so let some come to their end, on slow machines too; not for ever, though."""
+        give_up = time.monotonic() + LONGEST_LULL
+        while self._finished() <= after and time.monotonic() < give_up:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+    def _finished(self) -> int:
+        try:
+            return len(rows(self._cluster.database.dsn, "select id from jobs where status in (3, 4, 6)"))
+        except psycopg.Error:
+            return 0
 
     def _all_kinds(self) -> list[Callable[[], Awaitable[None]]]:
         deck = [

@@ -31,7 +31,8 @@ from image_registry.storage.database import Connection, Database
 
 log = logging.getLogger(__name__)
 
-MAX_FAULTS = 5  # attempts that may be lost or fail for passing reasons before a build is given up
+MAX_FAULTS = 5  # attempts that may fail for passing reasons before a build is given up
+MAX_ATTEMPTS = 25  # attempts of a build, those lost with their workers too: maybe it is the build that ends workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Builds:
             if owned.cancel_requested:
                 await end_build(conn, owned, image, CANCELLED)
             elif fault and owned.faults + 1 >= MAX_FAULTS and owned.kind is JobKind.BUILD:
-                await end_build(conn, owned, image, _gave_up(shown))
+                await end_build(conn, owned, image, _gave_up(MAX_FAULTS, shown))
             else:
                 await jobs.put_back(conn, owned, delay=delay, fault=fault, progress=shown)
 
@@ -140,7 +141,7 @@ class Builds:
         Also marks OUTDATED what a rebuilt base left behind, should the worker that built it have died over it.
         """
         lost = await self._db.write(jobs.expire_leases)
-        for job in await self._db.read(lambda conn: jobs.hopeless(conn, MAX_FAULTS)):
+        for job in await self._db.read(lambda conn: jobs.hopeless(conn, MAX_ATTEMPTS)):
             await self._db.write(partial(_end_hopeless, seen=job))
         await self._outdate_children()
         return lost
@@ -187,11 +188,12 @@ async def _end_hopeless(conn: Connection, seen: StoredJob) -> None:
     job = await jobs.lock(conn, seen.id)
     if job.status is not JobStatus.RECONCILING:
         return
-    await end_build(conn, job, image, CANCELLED if job.cancel_requested else _gave_up("its worker was lost"))
+    report = CANCELLED if job.cancel_requested else _gave_up(job.attempt, "its worker was lost")
+    await end_build(conn, job, image, report)
 
 
-def _gave_up(last: str) -> BuildReport:
-    text = _shown(f"given up after {MAX_FAULTS} attempts; the last one: {last}")
+def _gave_up(attempts: int, last: str) -> BuildReport:
+    text = _shown(f"given up after {attempts} attempts; the last one: {last}")
     return BuildReport(Outcome.FAILED, TerminationReason.INTERNAL_ERROR, text)
 
 

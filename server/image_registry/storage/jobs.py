@@ -141,9 +141,9 @@ async def expire_leases(conn: Connection) -> int:
     return len(await (await conn.execute(_SQL["expire_leases"])).fetchall())
 
 
-async def hopeless(conn: Connection, max_faults: int) -> list[StoredJob]:
-    """RECONCILING jobs that must end: cancelled meanwhile, or lost `max_faults` times."""
-    cursor = await conn.execute(_SQL["hopeless"], {"max_faults": max_faults})
+async def hopeless(conn: Connection, max_attempts: int) -> list[StoredJob]:
+    """RECONCILING jobs that must end: cancelled meanwhile, or begun `max_attempts` times."""
+    cursor = await conn.execute(_SQL["hopeless"], {"max_attempts": max_attempts})
     return [to_job(row) for row in await cursor.fetchall()]
 
 

@@ -83,16 +83,16 @@ where id = %(id)s and status in (1, 2)
 -- name: request_cancel
 update jobs set cancel_requested = true where id = %(id)s
 
--- Jobs whose worker was silent for a whole lease.
+-- Jobs whose worker was silent for a whole lease, which is no fault of the jobs.
 -- name: expire_leases
-update jobs set status = 7, lease_expires_at = null, faults = faults + 1
+update jobs set status = 7, lease_expires_at = null
 where id in (select id from jobs where status in (1, 2) and lease_expires_at < now() for update skip locked)
 returning id
 
--- Lost jobs that nobody should take over: cancelled meanwhile, or lost too often.
+-- Lost jobs that nobody should take over: cancelled meanwhile, or begun too often.
 -- name: hopeless
 select {head} from jobs j
-where j.status = 7 and (j.cancel_requested or (j.kind = 1 and j.faults >= %(max_faults)s)) order by j.id
+where j.status = 7 and (j.cancel_requested or (j.kind = 1 and j.attempt >= %(max_attempts)s)) order by j.id
 
 -- Newest first. With statuses each one is read by index and the pieces are merged, so that rare ones cost no more.
 -- name: page

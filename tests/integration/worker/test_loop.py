@@ -12,7 +12,7 @@ from ri.api.imageregistry import jobs_pb2
 
 from image_registry.builds.lease import Lease
 from image_registry.models import BuildReport, JobKind, Outcome, PipLibrary, TerminationReason
-from image_registry.registry.builds import MAX_FAULTS, Claim
+from image_registry.registry.builds import MAX_ATTEMPTS, MAX_FAULTS, Claim
 from image_registry.storage.database import Database
 from image_registry.worker import loop as worker_loop
 from image_registry.worker.loop import PassingFaultError, Worker, WorkerConfig
@@ -200,6 +200,24 @@ async def test_the_job_of_a_silent_worker_is_taken_over_and_the_zombie_is_fenced
     image = (await service.images.ListImages(pb.ListImagesRequest(page_size=1))).images[0]
     assert [x.name for x in image.pip_libraries] == ["numpy"]
     assert (await service.job(str(uuid))).job_progress_str == "built"
+
+
+@pytest.mark.parametrize(("attempt", "ends"), [(MAX_ATTEMPTS - 1, False), (MAX_ATTEMPTS, True)])
+async def test_a_build_that_was_lost_again_and_again_is_given_up(
+    service: Service, database: Database, dsn: str, attempt: int, ends: bool
+) -> None:
+    await service.create("one")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        await conn.execute(
+            "update jobs set status = 1, attempt = %s, lease_expires_at = now() - interval '1 s' "
+            "where image_name <> 'one'",
+            [attempt],
+        )
+    lost = (await service.jobs.ListJobs(jobs_pb2.ListJobsRequest())).jobs[1]
+    async with working(database, build_at_once):
+        wanted = status.JOB_STATUS_FAILED if ends else status.JOB_STATUS_SUCCEEDED
+        job = await until_job(service, lost.job_id, wanted)
+    assert ("given up after 25 attempts; the last one: its worker was lost" in job.job_progress_str) == ends
 
 
 async def test_a_lost_job_that_was_to_be_cancelled_ends_cancelled(
