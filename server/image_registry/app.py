@@ -13,14 +13,16 @@ import psycopg
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from ri.api.imageregistry import image_registry_pb2, job_logs_pb2, jobs_pb2
+from ri.api.imageregistry import image_registry_pb2, image_watch_pb2, job_logs_pb2, jobs_pb2
 from ri.api.imageregistry.image_registry_pb2_grpc import add_ImageRegistryServicer_to_server
+from ri.api.imageregistry.image_watch_pb2_grpc import add_ImageWatchServicer_to_server
 from ri.api.imageregistry.job_logs_pb2_grpc import add_JobLogsServicer_to_server
 from ri.api.imageregistry.jobs_pb2_grpc import add_JobReaderServicer_to_server
 
 from image_registry import limits
 from image_registry.api.access import AccessInterceptor
 from image_registry.api.health import Health
+from image_registry.api.image_watch import ImageWatch
 from image_registry.api.images import ImageRegistry
 from image_registry.api.interceptors import ErrorInterceptor
 from image_registry.api.job_logs import JobLogsService, LogLinks
@@ -33,6 +35,7 @@ from image_registry.host import StartError
 from image_registry.models import PipRequirement, Role
 from image_registry.registry.audit import AuditTrail
 from image_registry.registry.builds import Builds
+from image_registry.registry.image_watch import CHANNEL, ImageWatches
 from image_registry.registry.images import Images
 from image_registry.registry.job_logs import JobLogs
 from image_registry.registry.jobs import Jobs
@@ -44,6 +47,7 @@ from image_registry.settings import Settings, split_requirement
 from image_registry.storage import image_reads, migrations
 from image_registry.storage.database import Database, describe_dsn
 from image_registry.storage.image_reads import ImageReads
+from image_registry.storage.notices import Notices
 from image_registry.storage.point_reads import PointReads
 
 log = logging.getLogger(__name__)
@@ -61,7 +65,7 @@ HARDENING = (
 HEALTH_INTERVAL = 1.0  # seconds between two looks at the database
 SERVICES = tuple(
     descriptor.full_name
-    for module in (image_registry_pb2, jobs_pb2, job_logs_pb2)
+    for module in (image_registry_pb2, jobs_pb2, job_logs_pb2, image_watch_pb2)
     for descriptor in module.DESCRIPTOR.services_by_name.values()
 )
 
@@ -73,6 +77,7 @@ class Server:
     grpc: aio.Server
     database: Database
     health: Health
+    watches: ImageWatches
     address: str
     audit: AuditTrail
 
@@ -127,6 +132,7 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
             AuditTrail(db) as audit,
             KeyRing(db) as keys,
             PointReads(dsn, image_reads.STATEMENT) as points,
+            Notices(db, CHANNEL) as notices,
         ):
             access = AccessInterceptor(
                 keys=keys if settings.auth == "keys" else None,
@@ -134,7 +140,9 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
                 rates=Rates(settings.key_requests),
                 audit=audit,
             )
-            server = await _assemble(settings, db, ImageReads(db, points), address, access, audit)
+            reads = ImageReads(db, points)
+            watches = ImageWatches(reads, notices)
+            server = await _assemble(settings, db, reads, watches, address, access, audit)
             await server.grpc.start()
             monitor = asyncio.create_task(_watch_database(server))
             try:
@@ -142,6 +150,7 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
             finally:
                 monitor.cancel()
                 server.health.leave()
+                server.watches.leave()
                 await server.grpc.stop(settings.drain_timeout)
     finally:
         await db.close()
@@ -165,7 +174,13 @@ def _leave_no_core() -> None:
 
 
 async def _assemble(
-    settings: Settings, db: Database, reads: ImageReads, address: str, access: AccessInterceptor, audit: AuditTrail
+    settings: Settings,
+    db: Database,
+    reads: ImageReads,
+    watches: ImageWatches,
+    address: str,
+    access: AccessInterceptor,
+    audit: AuditTrail,
 ) -> Server:
     config = platform_config(settings)
     quotas = Quotas(db, queued_builds=settings.key_queued_builds, images=settings.key_images)
@@ -199,12 +214,13 @@ async def _assemble(
     links = LogLinks(secret, public_url=public_url, retention=settings.log_retention)
     add_JobReaderServicer_to_server(JobReader(jobs, tokens=PageTokens(secret, "jobs"), links=links), server)
     add_JobLogsServicer_to_server(JobLogsService(JobLogs(db, settings.log_retention), links), server)
+    add_ImageWatchServicer_to_server(ImageWatch(watches), server)
     health_servicer = Health(SERVICES)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _listen(server, settings, address)
     health_servicer.set_serving(True)
-    return Server(server, db, health_servicer, f"{address.rpartition(':')[0]}:{port}", audit)
+    return Server(server, db, health_servicer, watches, f"{address.rpartition(':')[0]}:{port}", audit)
 
 
 def _listen(server: aio.Server, settings: Settings, address: str) -> int:

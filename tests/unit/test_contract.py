@@ -27,6 +27,8 @@ from google.protobuf.message import Message
 from ri.api.imageregistry import (
     image_registry_pb2,
     image_registry_pb2_grpc,
+    image_watch_pb2,
+    image_watch_pb2_grpc,
     job_logs_pb2,
     job_logs_pb2_grpc,
     job_status_pb2,
@@ -178,6 +180,11 @@ MESSAGES = """
         2 bool follow
         3 int64 expires
         4 string signature
+    rime.WatchImageRequest
+        1 string name
+        2 bool until_built
+    rime.WatchImageResponse
+        1 rime.ManagedImage image
 """
 
 # number and name
@@ -256,6 +263,8 @@ RPCS = """
         CancelJob rime.CancelJobRequest rime.CancelJobResponse | POST /v1/jobs/cancel/{job_id}
     rime.JobLogs
         ReadJobLogs rime.ReadJobLogsRequest google.api.HttpBody stream | GET /v1/jobs/{job_id}/logs
+    rime.ImageWatch
+        WatchImage rime.WatchImageRequest rime.WatchImageResponse stream
 """
 
 REQUIRED = """
@@ -276,6 +285,8 @@ REQUIRED = """
         job_id
     rime.ReadJobLogsRequest
         job_id
+    rime.WatchImageRequest
+        name
 """
 
 Table = dict[str, set[str]]
@@ -402,6 +413,7 @@ def ours(descriptor_set: FileDescriptorSet) -> list[FileDescriptorProto]:
 def test_the_files_and_their_packages(ours: list[FileDescriptorProto]) -> None:
     assert {file.name: file.package for file in ours} == {
         f"{FOLDER}/job_logs.proto": "rime",
+        f"{FOLDER}/image_watch.proto": "rime",
         f"{FOLDER}/image_registry.proto": "rime",
         f"{FOLDER}/jobs.proto": "rime",
         f"{FOLDER}/job_status.proto": "rime.statedb",
@@ -467,7 +479,7 @@ def test_every_element_has_a_comment(ours: list[FileDescriptorProto]) -> None:
 def test_the_generated_modules_are_of_the_same_protos(ours: list[FileDescriptorProto]) -> None:
     compiled = {
         module.DESCRIPTOR.name: FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-        for module in (image_registry_pb2, job_logs_pb2, job_status_pb2, jobs_pb2)
+        for module in (image_registry_pb2, image_watch_pb2, job_logs_pb2, job_status_pb2, jobs_pb2)
     }
     for file in ours:
         plain = FileDescriptorProto.FromString(file.SerializeToString())
@@ -483,6 +495,7 @@ def test_the_services_can_be_served_and_called() -> None:
         (image_registry_pb2_grpc, "ImageRegistry"),
         (jobs_pb2_grpc, "JobReader"),
         (job_logs_pb2_grpc, "JobLogs"),
+        (image_watch_pb2_grpc, "ImageWatch"),
     ):
         assert {f"{service}Stub", f"{service}Servicer", f"add_{service}Servicer_to_server"} <= set(vars(module))
 
