@@ -1,6 +1,7 @@
 """Builds under faults, with real processes: short in every run, long with `make test-faults`.
 
-IMAGE_REGISTRY_FAULT_SEED repeats the order of a run, as far as processes on a machine can be repeated.
+IMAGE_REGISTRY_FAULT_SEED repeats the order of a run, as far as processes on a machine can be repeated;
+IMAGE_REGISTRY_FAULT_BUILDS makes the long form shorter or longer.
 """
 
 import asyncio
@@ -45,7 +46,8 @@ async def test_twenty_builds_survive_every_kind_of_fault(
 async def test_two_hundred_builds_survive_faults(
     folder: Path, debian_base: TestBase, package_index: PackageIndex
 ) -> None:
-    await _survives(folder, debian_base, package_index, builds=200, sample=1000)
+    builds = int(os.environ.get("IMAGE_REGISTRY_FAULT_BUILDS") or 200)
+    await _survives(folder, debian_base, package_index, builds=builds, sample=builds)
 
 
 async def _survives(folder: Path, base: TestBase, index: PackageIndex, *, builds: int, sample: int) -> None:

@@ -58,8 +58,9 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
 async def _take_care(logs: JobLogs, work_dir: Path) -> None:
     """Remove logs that are over their time, and folders of builds whose worker was killed."""
     while True:
-        if removed := await asyncio.to_thread(remove_leftovers, work_dir):
-            log.info("%d folders of builds that were killed are removed", removed)
+        with suppress(OSError):
+            if removed := await asyncio.to_thread(remove_leftovers, work_dir):
+                log.info("%d folders of builds that were killed are removed", removed)
         with suppress(RegistryError):
             while await logs.expire():
                 pass
