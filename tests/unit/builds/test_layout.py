@@ -98,7 +98,7 @@ def test_deletion_removes_empty_parents_up_to_the_root(repository: LayoutReposit
     assert other.path.exists()
     assert other.delete("other") is True
     assert not (tmp_path / "root" / "team").exists()
-    assert not (tmp_path / "root" / ".trash").exists()
+    assert list((tmp_path / "root" / ".trash").iterdir()) == []
     assert (tmp_path / "root").exists()
 
 

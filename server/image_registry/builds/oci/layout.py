@@ -244,13 +244,10 @@ class LayoutRepository(Layout):
     def _throw_away(self) -> None:
         """Take the folder out of sight in one step, then remove it, what crashes left, and empty parents."""
         trash = self.root / ".trash"
-        is_out = False
-        while not is_out:
-            with contextlib.suppress(FileNotFoundError):  # another deletion took the trash out meanwhile
-                trash.mkdir(exist_ok=True)
-                self.path.rename(trash / secrets.token_hex(8))
-                is_out = True
-        shutil.rmtree(trash, ignore_errors=True)
+        trash.mkdir(exist_ok=True)
+        self.path.rename(trash / secrets.token_hex(8))
+        for left in trash.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
         for parent in self.path.parents:
             if parent == self.root:
                 break
