@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -115,12 +116,9 @@ class Buildah:
 
 def versions() -> dict[str, str]:
     """The tools' versions."""
-    commands = {
-        "buildah": ["buildah", "--version"],
-        "uv": ["uv", "--version"],
-        "registry": ["docker-registry", "--version"],
-    }
-    return {
-        name: subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        for name, command in commands.items()
-    }
+    found = {}
+    for tool in ("buildah", "uv", "docker-registry"):
+        program = find_uv_bin() if tool == "uv" else tool
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+        found[tool] = match[0] if (match := re.search(r"\d+\.\d+[\w.+~-]*", said)) else "of unknown version"
+    return found
