@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import httpx
 
 from image_registry.builds.faults import UnavailableError
 
 Result = TypeVar("Result")
+_Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 
 _WAITS = (0.5, 1.5, 4.0)
 _LONGEST_WAIT = 30.0
@@ -20,8 +23,61 @@ _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 
 def new_client(ca_bundle: Path | None) -> httpx.Client:
-    """Return a client that trusts the certificates of `ca_bundle`, else those of the machine."""
-    return httpx.Client(verify=_tls_context(ca_bundle), timeout=_TIMEOUT, follow_redirects=True, max_redirects=5)
+    """Return a client that trusts the certificates of `ca_bundle`, else those of the machine.
+
+    It follows redirects, but not to this machine, to a cloud's metadata address, or from https to http.
+    """
+    return httpx.Client(
+        verify=_tls_context(ca_bundle),
+        timeout=_TIMEOUT,
+        follow_redirects=True,
+        max_redirects=5,
+        event_hooks={"response": [_check_redirect]},
+    )
+
+
+def _check_redirect(response: httpx.Response) -> None:
+    """A server may send us on, but not make us ask what only this machine can reach. Raises UnavailableError.
+
+    Names are looked up here and again by the connection: a name that changes in between gets through.
+    """
+    if not response.has_redirect_location:
+        return
+    origin = response.url
+    try:
+        target = origin.join(response.headers["location"])
+    except (httpx.InvalidURL, ValueError):
+        raise _refused(origin, "what is no address") from None
+    if target.scheme not in {origin.scheme, "https"}:
+        raise _refused(origin, f"{target.scheme or 'no'} addresses")
+    if target.host == origin.host:
+        return
+    inside = [address for address in _addresses(target.host) if _is_inside(address)]
+    if inside and not (_all_loopback(origin.host) and _all_loopback(target.host)):
+        raise _refused(origin, f"an address that only this machine can reach ({inside[0]})")
+
+
+def _refused(origin: httpx.URL, where: str) -> UnavailableError:
+    return UnavailableError(f"{origin.host} redirects to {where}, which is not followed", 403)
+
+
+def _is_inside(address: _Address) -> bool:
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_link_local or mapped.is_unspecified or mapped.is_multicast)
+
+
+def _all_loopback(host: str) -> bool:
+    found = _addresses(host)
+    return bool(found) and all(address.is_loopback for address in found)
+
+
+def _addresses(host: str) -> list[_Address]:
+    """What a host's name stands for; empty: nothing, so that the connection will fail by itself."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
 
 
 def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
