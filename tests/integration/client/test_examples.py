@@ -48,6 +48,16 @@ async def test_create_and_wait(service: Service) -> None:
     assert refused.returncode == 1
 
 
+async def test_the_example_of_the_reference_page(service: Service, tmp_path: Path) -> None:
+    page = (EXAMPLES.parent / "docs" / "reference" / "python-client.md").read_text(encoding="utf-8")
+    script = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "script.py").write_text(script.replace("127.0.0.1:50051", service.address))
+    process = await start(str(tmp_path / "script.py"))
+    await recorded(service, "vision")
+    await service.report("vision", "numpy==1.26.4")
+    assert await output(process) == "READY 1.26.4 oci:/images/managed/vision\nvision\n"
+
+
 async def test_find_by_library(service: Service) -> None:
     await service.create("vision", python_version="3.11")
     await service.report("vision", "numpy==1.26.4")
