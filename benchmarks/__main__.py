@@ -15,9 +15,16 @@ from benchmarks.bench import Bench
 from benchmarks.console import say
 from benchmarks.environment import Environment
 from benchmarks.measuring import Load
-from benchmarks.suites import create, get, lists, replica, rest
+from benchmarks.suites import create, get, lists, replica, rest, watch
 
-SUITES = {"get": get.run, "lists": lists.run, "rest": rest.run, "replica": replica.run, "create": create.run}
+SUITES = {
+    "get": get.run,
+    "lists": lists.run,
+    "rest": rest.run,
+    "replica": replica.run,
+    "watch": watch.run,
+    "create": create.run,
+}
 
 
 def main() -> None:

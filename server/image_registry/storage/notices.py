@@ -6,13 +6,15 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import psycopg
 
 from image_registry.storage.database import Database
 
 log = logging.getLogger(__name__)
+
+SWEEP = 15.0  # seconds after which everybody is woken without a notice: a net below what may have been lost
 
 
 class Notices:
@@ -22,19 +24,18 @@ class Notices:
         self._db = db
         self._channel = channel
         self._waiting: dict[str, set[asyncio.Event]] = {}
-        self._listener: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Notices:
         """Begin to listen."""
-        self._listener = asyncio.create_task(self._listen())
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._sweep())]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop listening."""
-        if self._listener is not None:
-            self._listener.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listener
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @contextmanager
     def about(self, topic: str) -> Iterator[asyncio.Event]:
@@ -53,6 +54,11 @@ class Notices:
         for events in self._waiting.values():
             for event in events:
                 event.set()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            self.wake_all()
 
     async def _listen(self) -> None:
         while True:
