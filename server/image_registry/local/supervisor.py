@@ -50,7 +50,7 @@ class ChildSpec:
     log: Path
     ready: Callable[[], Awaitable[bool]]
     start_seconds: float = 60.0
-    stop_seconds: float = 4.0
+    stop_seconds: float = 3.0
 
 
 class CommandChild:
@@ -118,7 +118,7 @@ class Supervisor:
         *,
         first_wait: float = 1.0,
         longest_wait: float = 30.0,
-        stop_seconds: float = 9.5,
+        stop_seconds: float = 8.5,
     ) -> None:
         self._say = say
         self._first_wait = first_wait

@@ -11,7 +11,7 @@ import psycopg
 from image_registry.app import unreachable
 from image_registry.host import StartError
 from image_registry.host.addresses import Address, check_free
-from image_registry.local.bases import BaseMaker, BasePlan, make_base, plan_bases
+from image_registry.local.bases import DOCKER_HUB, BaseMaker, BasePlan, make_base, plan_bases
 from image_registry.local.data_dir import DataDir
 from image_registry.local.postgres import EmbeddedPostgres
 from image_registry.local.probes import grpc_serving, http_status
@@ -32,6 +32,7 @@ class UpOptions:
     `base_images_set` tells that base images are configured in `environment`, the variables that the
     children get; the variables for what is decided here are put on top. `command` is the product's own command line.
     `when_ready` runs beside the product once callers get answers.
+    `container_registry` is asked whether the default base images can be had.
     """
 
     data_dir: Path
@@ -44,6 +45,7 @@ class UpOptions:
     base_maker: BaseMaker
     command: Sequence[str] = (sys.executable, "-m", "image_registry")
     when_ready: Callable[[], Awaitable[object]] | None = None
+    container_registry: str = DOCKER_HUB
 
 
 async def up(options: UpOptions, *, stop: asyncio.Event, say: Callable[[str], None]) -> None:
@@ -88,29 +90,27 @@ class _Installation:
     async def run(self) -> None:
         """Start everything, say when it can be used, make a base image if there is none; then last for ever."""
         started = asyncio.get_running_loop().time()
+        bases = asyncio.create_task(self._plan_bases())
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._start_gateway())
-                bases = group.create_task(self._plan_bases())
-                group.create_task(self._start_database_and_server(bases))
-        except ExceptionGroup as problems:
-            raise problems.exceptions[0] from None
-        pending = bases.result().pending is not None
-        if self._options.worker and not pending:
+            await _together(self._start_gateway(), self._start_database_and_server(bases))
+            plan = await bases
+        finally:
+            bases.cancel()
+        if self._options.worker and plan.pending is None:
             await self._start_worker()
         await self._wait_for_whole()
         self._say(self._ready_line(asyncio.get_running_loop().time() - started))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._supervisor.wait_for_fault())
-            if self._options.when_ready is not None:
-                group.create_task(_run(self._options.when_ready))
-            if self._options.worker and pending:
-                group.create_task(self._start_worker_later(bases.result()))
+        lasting: list[Awaitable[object]] = [self._supervisor.wait_for_fault()]
+        if self._options.when_ready is not None:
+            lasting.append(self._options.when_ready())
+        if self._options.worker and plan.pending is not None:
+            lasting.append(self._start_worker_later(plan))
+        await _together(*lasting)
 
     async def _plan_bases(self) -> BasePlan:
         if self._options.base_images_set:
             return BasePlan(None)
-        plan = await plan_bases(self._data_dir.bases, self._options.base_maker)
+        plan = await plan_bases(self._data_dir.bases, self._options.base_maker, self._options.container_registry)
         if plan.images is not None:
             self._environment[f"{_PREFIX}BASE_IMAGES"] = ",".join(f"{v}={ref}" for v, ref in plan.images.items())
             self._environment[f"{_PREFIX}DEFAULT_PYTHON"] = next(iter(plan.images))
@@ -198,8 +198,18 @@ async def _check_addresses(options: UpOptions, *, patience: float) -> None:
             return
 
 
-async def _run(what: Callable[[], Awaitable[object]]) -> None:
-    await what()
+async def _together(*parts: Awaitable[object]) -> None:
+    """Wait for all of them; the first failure cancels the others and is raised."""
+
+    async def run(part: Awaitable[object]) -> None:
+        await part
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(run(part))
+    except ExceptionGroup as problems:
+        raise problems.exceptions[0] from None
 
 
 async def _answers(address: Address) -> bool:
