@@ -66,6 +66,14 @@ class LayerContents:
     environment: dict[str, str] = field(default_factory=dict)
     """`pyvenv.cfg` of a managed environment → its text."""
 
+    @classmethod
+    def from_json(cls, text: str) -> LayerContents:
+        """Read what `json.dumps(asdict(...))` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        values = json.loads(text)
+        for kind in ("libraries", "libc"):
+            values[kind] = {path: tuple(found) for path, found in values[kind].items()}
+        return cls(**values)
+
 
 def read_layer(open_data: Callable[[], BinaryIO], descriptor: Descriptor, kept: Path) -> LayerContents:
     """Return what a layer holds, from `kept` where an earlier call has put it. Raises InvalidImageError and OSError.
@@ -73,8 +81,8 @@ def read_layer(open_data: Callable[[], BinaryIO], descriptor: Descriptor, kept: 
     Otherwise the layer is read to its end and checked against its digest.
     """
     answer = kept / f"{descriptor.digest.removeprefix('sha256:')}.{_FORMAT}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return LayerContents(**json.loads(answer.read_text()))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return LayerContents.from_json(answer.read_text())
     with open_data() as data:
         contents = _read(data, descriptor)
     kept.mkdir(parents=True, exist_ok=True)

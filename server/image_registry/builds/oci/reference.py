@@ -37,22 +37,21 @@ def parse_reference(text: str) -> LayoutReference | RegistryReference:
     """
     if text.startswith("oci:"):
         return _parse_layout(text.removeprefix("oci:"))
-    name, _, digest = text.partition("@")
+    name, at, digest = text.partition("@")
     first, slash, rest = name.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         host, path = first, rest
     else:
         host, path = _DOCKER_HUB, name
-    repository, _, tag = path.partition(":")
+    repository, colon, tag = path.partition(":")
     if host in {_DOCKER_HUB, "index.docker.io"}:
         host = _DOCKER_HUB
         repository = repository if "/" in repository else f"library/{repository}"
-    reference = digest or tag or "latest"
     if not _HOST.fullmatch(host) or not _REPOSITORY.fullmatch(repository) or len(repository) > 255:
         raise ValueError(f"{text!r} is not an image reference")
-    if (tag and not _TAG.fullmatch(tag)) or not (_TAG.fullmatch(reference) or _DIGEST.fullmatch(reference)):
-        raise ValueError(f"{text!r} has neither a tag nor a digest that a registry knows")
-    return RegistryReference(host, repository, reference)
+    if (colon and not _TAG.fullmatch(tag)) or (at and not _DIGEST.fullmatch(digest)):
+        raise ValueError(f"{text!r} has a tag or a digest that no registry knows")
+    return RegistryReference(host, repository, digest or tag or "latest")
 
 
 def _parse_layout(text: str) -> LayoutReference:
