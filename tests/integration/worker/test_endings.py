@@ -98,10 +98,10 @@ async def test_requirements_that_cannot_be_met_are_the_users_error_and_not_tried
 async def test_a_build_that_needs_more_memory_than_it_may_is_oomkilled(
     real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex
 ) -> None:
-    names = [f"{'x' * 70}{number}" for number in range(40_000)]
+    names = [f"{'x' * 70}{number}" for number in range(20_000)]
     package_index.add(make_wheel("greedy", files={f"greedy/{name}.py": "" for name in names}))
     created = await real.create("one", "greedy")
-    async with building(database, tmp_path, package_index, Limits(memory_bytes=80 * MEGABYTE)):
+    async with building(database, tmp_path, package_index, Limits(memory_bytes=64 * MEGABYTE)):
         job = await ended(real, created.job.job_id)
     assert job.status == status.JOB_STATUS_FAILED
     assert job.termination_reason == jobs_pb2.TERMINATION_REASON_OOMKILLED, job.job_progress_str
