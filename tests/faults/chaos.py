@@ -96,8 +96,7 @@ class Chaos:
 
     async def _drain_worker(self) -> None:
         worker = self._worker().part
-        worker.signal(signal.SIGTERM)
-        await worker.ended()
+        await worker.stop()
         worker.start()
 
     async def _freeze_worker(self) -> None:

@@ -11,6 +11,7 @@ from tests.faults.cluster import Cluster, Worker
 
 _BEGAN = re.compile(r"job (\S+): build (\S+), attempt (\d+)")
 _ENDED = re.compile(r"job (\S+): attempt (\d+)'s processes have ended")
+_STOPPED = re.compile(r"job (\S+): stopped, .*")
 _FREED = re.compile(r"(\d+) jobs of silent workers are free again")
 
 
@@ -51,11 +52,15 @@ def takeovers(cluster: Cluster) -> int:
 def _runs_of(worker: Worker, frozen: list[tuple[str, float, float]]) -> Iterator[Run]:
     began: dict[tuple[str, int], tuple[float, str]] = {}
     ended: dict[tuple[str, int], float] = {}
+    last: dict[str, int] = {}
     for at, text in _lines(worker):
         if match := _BEGAN.fullmatch(text):
             began[match[1], int(match[3])] = (at, match[2])
+            last[match[1]] = int(match[3])
         elif match := _ENDED.fullmatch(text):
             ended[match[1], int(match[2])] = at
+        elif (match := _STOPPED.fullmatch(text)) and match[1] in last:  # before it had any process
+            ended.setdefault((match[1], last[match[1]]), at)
     for (job, attempt), (at, image) in began.items():
         deaths = [death for death in worker.part.deaths if death > at]
         end = ended.get((job, attempt), min(deaths, default=float("inf")))

@@ -26,9 +26,11 @@ class Part:
     enter: Sequence[str] = ()
     deaths: list[float] = field(default_factory=list)
     process: "subprocess.Popen[bytes] | None" = None
+    held: bool = False
 
     def start(self) -> None:
-        """Start it."""
+        """Start it, and have it started again when it ends by itself, as every supervisor does."""
+        self.held = False
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.enter, sys.executable, "-m", "image_registry", *self.argv],
@@ -50,8 +52,15 @@ class Part:
             self.process.send_signal(number)
 
     async def kill(self) -> None:
-        """`kill -9`."""
+        """`kill -9`; it stays away until it is started."""
+        self.held = True
         self.signal(signal.SIGKILL)
+        await self.ended()
+
+    async def stop(self) -> None:
+        """SIGTERM; it stays away until it is started."""
+        self.held = True
+        self.signal(signal.SIGTERM)
         await self.ended()
 
     async def ended(self) -> None:

@@ -144,11 +144,12 @@ class Worker:
         claim, job = attempt.claim, attempt.claim.job
         if not await self._builds.start(job):
             return
+        if attempt.stopped:
+            await self._end_stopped(attempt)
+            return
         started = time.monotonic()
         log.info("job %s: %s %s, attempt %d", job.uuid, job.kind.name.lower(), job.image_name, job.attempt)
         attempt.work = asyncio.ensure_future(self._execute(claim, attempt.lease))
-        if attempt.stopped:
-            attempt.work.cancel()
         try:
             report = await attempt.work
         except PassingFaultError as fault:
