@@ -1,4 +1,4 @@
-"""The platform's images: ensured at each deployment, rebuilt at new tags, with what is built on them; several replicas."""
+"""The platform's images: ensured at each deployment, rebuilt at new tags, what is built on them; several replicas."""
 
 import asyncio
 from collections.abc import AsyncIterator
