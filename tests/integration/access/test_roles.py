@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 from ri.api.imageregistry import image_registry_pb2 as pb
-from ri.api.imageregistry import job_logs_pb2, jobs_pb2
+from ri.api.imageregistry import image_watch_pb2, job_logs_pb2, jobs_pb2
 
 from image_registry import app
 from image_registry.api.access import RULES
@@ -39,6 +39,7 @@ EXPECTED = {
     "/rime.JobReader/ListJobs": EVERY_ROLE,
     "/rime.JobReader/CancelJob": MEMBERS,
     "/rime.JobLogs/ReadJobLogs": EVERY_ROLE,
+    "/rime.ImageWatch/WatchImage": EVERY_ROLE,
     "/grpc.health.v1.Health/Check": ANYBODY,
     "/grpc.health.v1.Health/Watch": ANYBODY,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": EVERY_ROLE,
@@ -132,7 +133,7 @@ async def test_an_unauthenticated_body_is_not_read(walk: Walk) -> None:
 
 
 def _served() -> set[str]:
-    ours = [module.DESCRIPTOR for module in (pb, jobs_pb2, job_logs_pb2, health_pb2, reflection_pb2)]
+    ours = [module.DESCRIPTOR for module in (pb, jobs_pb2, job_logs_pb2, image_watch_pb2, health_pb2, reflection_pb2)]
     methods = {
         f"/{service.full_name}/{method.name}"
         for file in ours
@@ -147,11 +148,11 @@ async def _call(channel: aio.Channel, method: str, metadata: list[tuple[str, str
     """Call with an empty message (for what has a stream of requests: none at all) and say how it ended."""
     if method.endswith("ServerReflectionInfo"):
         call: Any = channel.stream_stream(method)([], metadata=metadata, timeout=5)
-    elif method.endswith(("Watch", "ReadJobLogs")):
+    elif method.endswith(("Watch", "WatchImage", "ReadJobLogs")):
         call = channel.unary_stream(method)(b"", metadata=metadata, timeout=5)
     else:
         call = channel.unary_unary(method)(b"", metadata=metadata, timeout=5)
-    if method.endswith("Watch"):
+    if method.endswith("Health/Watch"):
         assert await call.read() == health_pb2.HealthCheckResponse(status=1).SerializeToString()
         call.cancel()
         return grpc.StatusCode.OK, ""
