@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from ri.api.imageregistry import jobs_pb2
@@ -118,7 +119,7 @@ async def test_a_failed_job_is_told_without_an_error(product: Rest, sdk: Publish
 
 async def test_errors_surface_with_the_servers_message(product: Rest, sdk: PublishedClient) -> None:
     await sdk("create", name="vision", pips=[["numpy"]])
-    refused = {
+    refused: dict[str, tuple[str, dict[str, Any]]] = {
         "there is already an image|already": ("create", {"name": "vision", "pips": [["numpy"]]}),
         "name: must match": ("create", {"name": "No Name", "pips": [["numpy"]]}),
         "pipRequirements: must hold at least one": ("create", {"name": "other", "pips": []}),

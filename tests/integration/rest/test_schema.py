@@ -7,11 +7,14 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures.rest import Rest
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 
+@pytest.mark.timeout(300)  # some 15 s on an idle machine
 async def test_every_answer_fits_the_document(rest: Rest, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)),

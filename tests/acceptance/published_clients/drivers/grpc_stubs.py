@@ -65,7 +65,8 @@ def stub(service, method, request):
     message = getattr(messages, method + "Request")(**request)
     with grpc.insecure_channel(to.address) as channel:
         try:
-            answer = getattr(stubs(channel), method)(message, timeout=10)
+            key = (("rime-api-key", to.key),) if to.key else ()
+            answer = getattr(stubs(channel), method)(message, timeout=10, metadata=key)
         except grpc.RpcError as error:
             raise ValueError(f"{error.code().name}: {error.details()}") from None
     return MessageToDict(answer, including_default_value_fields=True, preserving_proto_field_name=True)

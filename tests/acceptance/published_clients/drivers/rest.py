@@ -56,9 +56,10 @@ def find(filters=None):
     return list(client().list_managed_images(conditions))
 
 
-def create_raw(name):
+def create_raw(name, specifier=None):
     """The generated call, whose answer holds the job too."""
-    body = swagger_client.RimeCreateImageRequest(name=name, pip_requirements=[{"name": "numpy"}])
+    numpy = client().pip_requirement("numpy", specifier)
+    body = swagger_client.RimeCreateImageRequest(name=name, pip_requirements=[numpy])
     return generated(images(), "create_image", "image_registry_create_image")(body).to_dict()
 
 
