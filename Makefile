@@ -69,7 +69,8 @@ generate-pages: generate-python generate-descriptors ## the pages and the gatewa
 	@$(BIN)/python -m image_registry.settings > docs/reference/configuration.md
 	@$(BIN)/python -m image_registry.openapi json > docs/openapi.json
 	@$(BIN)/python -m image_registry.openapi html > docs/openapi.html
-	@$(BIN)/python -m image_registry.gateway.config > deploy/envoy/envoy.yaml
+	@$(BIN)/python .ci/sbom.py licences > docs/reference/licences.md
+	@$(BIN)/python -m image_registry.gateway.config deploy/envoy
 
 generate-check: third_party/googleapis ## fail if generated/ is not what `make generate` writes
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh" "$$fresh.diff"' EXIT && \
@@ -119,6 +120,12 @@ test: install system-tools test-base ## every test, on the real parts
 test-faults: install system-tools test-base ## 200 builds while processes are killed, networks cut and disks filled
 	@$(PYTEST) -m faults -s tests/faults
 
+test-abuse: install ## both doors under full attack; prints load held, memory and who was served meanwhile
+	@ABUSE=full $(PYTEST) tests/abuse -s
+
+sbom: install ## the bill of materials (CycloneDX) into dist/
+	@mkdir -p dist && $(BIN)/python .ci/sbom.py sbom > dist/sbom.cdx.json && ls dist/sbom.cdx.json
+
 test-unit: install ## the tests that need no process, database or network
 	@$(PYTEST) tests/unit
 
@@ -127,7 +134,7 @@ coverage: install ## branch coverage of the layers that hold the rules
 	    --cov=image_registry.registry --cov=image_registry.storage --cov-branch --cov-report=term-missing
 
 .PHONY: format-check
-lint: format-check typecheck layers proto-lint generate-check ## every check that isn't a test
+lint: format-check typecheck layers proto-lint generate-check licences-check ## every check that isn't a test
 
 format-check: install ## style alone
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . || { echo "Run make format, then mend what ruff still names."; exit 1; }
@@ -140,6 +147,9 @@ typecheck: install ## strict types
 
 layers: install ## imports point one way
 	@$(BIN)/lint-imports --no-logo
+
+licences-check: install ## every locked package has a licence that may be shipped
+	@$(BIN)/python .ci/sbom.py check
 
 wheel: install ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation > /dev/null && ls dist/*.whl
