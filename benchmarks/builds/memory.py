@@ -43,10 +43,10 @@ class Memory:
 def measure(folder: Path, base: str, python: str) -> Memory:
     """Run `image-registry up` on the base and build one image of all the wheels."""
     files = folder / "index"
-    total = sum(_make_wheel(files, f"heavy{number}") for number in range(WHEELS))
+    total = _make_wheels(files)
     with _serving(files) as url, _product(folder / "product", base, python, url) as (address, process):
         client = httpx.Client(base_url=f"http://{address}", timeout=10)
-        body = {"name": "heavy", "pip_requirements": [{"name": f"heavy{number}"} for number in range(WHEELS)]}
+        body = {"name": "heavy", "pip_requirements": [{"name": _name(number)} for number in range(WHEELS)]}
         _wait_until(lambda: client.get("/v1/images").status_code == httpx.codes.OK)
         job = client.post("/v1/images", json=body).json()["job"]["jobId"]
         worker = _worker_of(process.pid)
@@ -63,25 +63,37 @@ def measure(folder: Path, base: str, python: str) -> Memory:
         return Memory(peak, anonymous, time.monotonic() - began, total)
 
 
-def _make_wheel(files: Path, name: str) -> int:
-    """Write a wheel of half-compressible data to the index; return its size."""
+def _make_wheels(files: Path) -> int:
+    """Write the wheels to the index, and return their size. Their data is packed once; only names differ."""
+    noise = random.Random(1)  # noqa: S311
+    data = files / "data.zip"
+    files.mkdir(parents=True)
+    record = []
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number in range(2 * WHEEL_BYTES // _PIECE):
+            content = noise.randbytes(_PIECE // 2) + bytes(_PIECE // 2)
+            archive.writestr(f"{_name(0)}/data{number}.bin", content)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            record.append(f"{_name(0)}/data{number}.bin,sha256={digest},{len(content)}\n")
+    packed = data.read_bytes()
+    return sum(_make_wheel(files, _name(number), packed, "".join(record)) for number in range(WHEELS))
+
+
+def _name(number: int) -> str:
+    return f"heavy{number}"
+
+
+def _make_wheel(files: Path, name: str, packed: bytes, record: str) -> int:
+    """Write one wheel: the packed data under other paths (an archive has them as plain text), and its metadata."""
     project = files / "simple" / name
     project.mkdir(parents=True)
-    noise = random.Random(name)  # noqa: S311
-    piece = noise.randbytes(_PIECE // 2)
     path = project / f"{name}-1.0-py3-none-any.whl"
+    path.write_bytes(packed.replace(f"{_name(0)}/data".encode(), f"{name}/data".encode()))
     info = f"{name}-1.0.dist-info"
-    record = []
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:
-        for number in range(2 * WHEEL_BYTES // _PIECE):
-            data = (noise.randbytes(_PIECE // 2) if number % 8 == 0 else piece) + bytes(_PIECE // 2)
-            member = f"{name}/data{number}.bin"
-            wheel.writestr(member, data)
-            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-            record.append(f"{member},sha256={digest},{len(data)}\n")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as wheel:
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", "".join(record) + f"{info}/RECORD,,\n")
+        wheel.writestr(f"{info}/RECORD", record.replace(f"{_name(0)}/", f"{name}/") + f"{info}/RECORD,,\n")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     (project / "index.html").write_text(f'<a href="{path.name}#sha256={digest}">{path.name}</a>\n')
