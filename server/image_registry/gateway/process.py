@@ -31,7 +31,7 @@ class Gateway:
     """
 
     def __init__(self, options: GatewayOptions, *, run_dir: Path | None = None, log: Path | None = None) -> None:
-        self._folder = _choose_folder(run_dir)
+        self._folder = _choose_folder(run_dir, options.listen.port)
         self._options = replace(
             options,
             admin=options.admin or self._folder / "admin.sock",
@@ -43,28 +43,18 @@ class Gateway:
 
     async def start(self) -> None:
         """Start Envoy and wait until it accepts connections. Raises StartError."""
-        _check_readable(self._options)
-        config = self._folder / "envoy.yaml"
         try:
-            files = {config.name: render(self._options), **render_secrets(self._options)}
-            if self._options.documents == self._folder:
-                files |= openapi.files()
-            _make_private(self._folder)
-            for name, text in files.items():
-                (self._folder / name).touch(mode=0o600)
-                (self._folder / name).write_text(text)
-        except OSError as error:
-            raise StartError(f"the gateway can't be configured: {error}") from error
-        command = Command(
-            argv=[
-                *(str(find_envoy()), "-c", str(config), "--disable-hot-restart"),
-                *("--log-level", "warning", "--log-format", "%Y-%m-%d %T.%e %l %n: %v"),
-            ],
-            log=self._log,
-            stop_seconds=3.0,
-        )
-        self._process = await TetheredProcess.start(command)
-        try:
+            _check_readable(self._options)
+            config = self._write_files()
+            command = Command(
+                argv=[
+                    *(str(find_envoy()), "-c", str(config), "--disable-hot-restart"),
+                    *("--log-level", "warning", "--log-format", "%Y-%m-%d %T.%e %l %n: %v"),
+                ],
+                log=self._log,
+                stop_seconds=3.0,
+            )
+            self._process = await TetheredProcess.start(command)
             await self._wait_until_ready(self._process)
         except BaseException:
             await self.kill()
@@ -90,6 +80,20 @@ class Gateway:
         if self._process is not None:
             await self._process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _write_files(self) -> Path:
+        """Write the configuration and what belongs to it, readable for this user alone; return its main file."""
+        try:
+            files = {"envoy.yaml": render(self._options), **render_secrets(self._options)}
+            if self._options.documents == self._folder:
+                files |= openapi.files()
+            _make_private(self._folder)
+            for name, text in files.items():
+                (self._folder / name).touch(mode=0o600)
+                (self._folder / name).write_text(text)
+        except OSError as error:
+            raise StartError(f"the gateway can't be configured: {error}") from error
+        return self._folder / "envoy.yaml"
 
     async def _wait_until_ready(self, process: TetheredProcess) -> None:
         with contextlib.suppress(TimeoutError):
@@ -178,9 +182,11 @@ def _check_readable(options: GatewayOptions) -> None:
             raise StartError(f"the gateway needs {path}, which can't be read: {error.strerror}") from error
 
 
-def _choose_folder(run_dir: Path | None) -> Path:
-    if run_dir is not None and len(os.fsencode(run_dir / "gateway" / "admin.sock")) <= _SOCKET_PATH_BYTES:
-        return run_dir / "gateway"
+def _choose_folder(run_dir: Path | None, port: int) -> Path:
+    if run_dir is not None:
+        folder = run_dir / f"gateway-{port}"
+        if len(os.fsencode(folder / "admin.sock")) <= _SOCKET_PATH_BYTES:
+            return folder
     return Path(tempfile.mkdtemp(prefix="image-registry-gateway-"))
 
 
