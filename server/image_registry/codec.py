@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,6 +28,7 @@ _Image = pb.ManagedImage
 _MANAGED = pb.ImageReference.REFERENCE_TYPE_MANAGED
 _STATUS_FIELDS = {s: _Image(status=_Image.Status.ValueType(s)).SerializeToString() for s in ImageStatus}
 _IMAGE_TAG = bytes([pb.GetImageResponse.IMAGE_FIELD_NUMBER << 3 | 2])  # a field with a length
+_IMAGES_TAG = bytes([pb.ListImagesResponse.IMAGES_FIELD_NUMBER << 3 | 2])
 
 
 def encode_definition(definition: ImageDefinition) -> bytes:
@@ -89,6 +91,16 @@ def encode_get_response(image: PublishedImage) -> bytes:
         references = (pb.ImageReference(name=name, reference_type=_MANAGED) for name in image.child_names)
         encoded += _Image(child_images=references).SerializeToString()
     return _IMAGE_TAG + _varint(len(encoded)) + encoded
+
+
+def encode_list_response(images: Iterable[StoredImage], next_page_token: str) -> bytes:
+    """An encoded ListImagesResponse of images without children, made as `encode_get_response` does."""
+    parts: list[bytes] = []
+    for image in images:
+        status = _STATUS_FIELDS[image.status]
+        parts += (_IMAGES_TAG, _varint(len(image.definition) + len(status)), image.definition, status)
+    parts.append(pb.ListImagesResponse(next_page_token=next_page_token).SerializeToString())
+    return b"".join(parts)
 
 
 def fill_job(message: jobs_pb2.JobMetadata, job: StoredJob, *, full: bool) -> None:
