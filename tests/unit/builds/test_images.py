@@ -53,19 +53,10 @@ def test_references(text: str, reference: LayoutReference | RegistryReference) -
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        ":x",
-        "UPPER",
-        "a//b",
-        "r.example/",
-        "r.example/x:",
-        "r.example/x@md5:12",
-        "x:ta g",
-        "oci:",
-        "oci:a/b",
-        "oci:/a/../b",
-    ]
-    + ["x" * 300, "r.example/x/../y", "http://r.example/x", "r.example:port/x", "oci:/a@sha256:12", "a\nb"],
+        *("", ":x", "UPPER", "a//b", "a\nb", "x" * 300, "x:ta g", "x@", "http://r.example/x"),
+        *("r.example/", "r.example/x:", "r.example/x@md5:12", "r.example/x/../y", "r.example:port/x"),
+        *("oci:", "oci:a/b", "oci:/a/../b", "oci:/a@sha256:12"),
+    ],
 )
 def test_texts_that_are_no_references(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
