@@ -40,6 +40,7 @@ class Progress:
             case StageBegan(stage):
                 self._stage = stage.value
             case StageDone(stage, seconds):
+                self._stage = ""
                 self._done.append(f"{stage.value} {seconds:.1f} s")
                 self._write(f"{stage.value}: done in {seconds:.2f} s")
             case LogLine(line):
@@ -59,6 +60,9 @@ class Progress:
         with suppress(RegistryError):
             await self._flush()
 
+    def _line(self) -> str:
+        return " · ".join([*self._done, f"{self._stage} …"] if self._stage else self._done)
+
     def _write(self, line: str) -> None:
         stamp = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
         self._unsaid.append(f"{stamp} {line}\n".replace("\0", "\N{REPLACEMENT CHARACTER}"))
@@ -68,7 +72,7 @@ class Progress:
             await self._news.wait()
             self._news.clear()
             try:
-                await self._builds.set_progress(self._job, " · ".join([*self._done, f"{self._stage} …"]))
+                await self._builds.set_progress(self._job, self._line())
                 await self._flush()
             except RegistryError as error:
                 log.debug("progress not shown: %s", error)
