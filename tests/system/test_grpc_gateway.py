@@ -20,7 +20,8 @@ REPOSITORY = Path(__file__).parents[2]
 PACKAGES = "golang-grpc-gateway golang-go golang-goprotobuf-dev golang-github-grpc-ecosystem-grpc-gateway-dev"
 NEEDED = ("protoc-gen-grpc-gateway", "protoc-gen-swagger", "protoc-gen-go", "go")
 FOLDER = "ri/api/imageregistry"
-GO_PACKAGES = (("image_registry", "jobs", "job_logs"), ("job_status",))  # plugins take one of them at a time
+PROTOS = {path.stem for path in (REPOSITORY / "protos" / FOLDER).glob("*.proto")}
+GO_PACKAGES = (sorted(PROTOS - {"job_status"}), ["job_status"])  # plugins take one of them at a time
 OLD_TIMESTAMP = "Mgoogle/protobuf/timestamp.proto=github.com/golang/protobuf/ptypes/timestamp"  # as Debian has it
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -32,7 +33,7 @@ def tools() -> None:
         pytest.fail(f"{', '.join(missing)} not installed: apt-get install --no-install-recommends {PACKAGES}")
 
 
-def compile_protos(folder: Path, plugin: str, parameter: str, files: tuple[str, ...]) -> None:
+def compile_protos(folder: Path, plugin: str, parameter: str, files: list[str]) -> None:
     """Run a plugin of old on some of our protos; what it writes goes into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     wrapper = folder.parent / f"wrapped-{plugin}"

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 Json = dict[str, Any]
 
 LOCAL_ADDRESS = "http://127.0.0.1:8080"  # in the commands, until a browser knows better
-_WIDTH = 56  # characters of a line of JSON
+_WIDTH = 50  # characters of a line of JSON
 _REFERENCE = "#/components/schemas/"
 _CODE = re.compile(r"`([^`]+)`")
 _URL = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,;:)]")
