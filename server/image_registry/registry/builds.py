@@ -95,6 +95,7 @@ class Builds:
         recordable = replace(report, progress=_shown(report.progress), libraries=_recordable(report.libraries))
 
         async def work(conn: Connection) -> bool:
+            await images.hold_platform_tag(conn)
             image = await images.lock_by_id(conn, job.image_id)
             owned = await jobs.lock_attempt(conn, job.id, job.attempt)
             if owned is not None:
@@ -122,6 +123,7 @@ class Builds:
         shown = _shown(progress)
 
         async def work(conn: Connection) -> None:
+            await images.hold_platform_tag(conn)
             image = await images.lock_by_id(conn, job.image_id)
             owned = await jobs.lock_attempt(conn, job.id, job.attempt)
             if owned is None:
@@ -159,6 +161,7 @@ class Builds:
             report = BuildReport(Outcome.FAILED, TerminationReason.GENERIC_ERROR, "reported FAILED by its builder")
 
         async def work(conn: Connection) -> RoleType:
+            await images.hold_platform_tag(conn)
             image = await images.lock(conn, name)
             if image is None:
                 raise image_not_found(name)
@@ -184,6 +187,7 @@ class Builds:
 
 
 async def _end_hopeless(conn: Connection, seen: StoredJob) -> None:
+    await images.hold_platform_tag(conn)
     image = await images.lock_by_id(conn, seen.image_id)
     job = await jobs.lock(conn, seen.id)
     if job.status is not JobStatus.RECONCILING:

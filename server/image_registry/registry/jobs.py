@@ -47,6 +47,7 @@ class Jobs:
                 raise job_not_found(str(uuid))
             if not caller.current().may_cancel(seen.creator):
                 raise _not_the_creator(seen)
+            await images.hold_platform_tag(conn)
             image = await images.lock_by_id(conn, seen.image_id)
             job = await jobs.lock(conn, seen.id)
             if job.status in {JobStatus.SUCCEEDED, JobStatus.FAILED}:

@@ -46,11 +46,13 @@ async def start_rebuild(
 
 
 async def end_build(conn: Connection, job: StoredJob, image: StoredImage | None, report: BuildReport) -> None:
-    """An unfinished build → what `report` says, and its image with it. `image` None: it was deleted meanwhile."""
+    """An unfinished build → what `report` says, and its image with it. `image` None: it was deleted meanwhile.
+
+    The caller holds the platform's tag too, so that no newer one is set meanwhile and missed.
+    """
     if image is None:
         await _finish(conn, job, CANCELLED)
         return
-    await images.hold_platform_tag(conn)
     await _finish(conn, job, report)
     if report.outcome is Outcome.SUCCEEDED:
         await _record(conn, job, image, report)

@@ -169,7 +169,7 @@ async def identity(conn: Connection) -> RegistryIdentity:
 async def hold_platform_tag(conn: Connection) -> str:
     """The tag of the newest deployment that ran EnsureImageExistence ('': none did), fixed until the transaction ends.
 
-    Nobody waits for another lock while he changes it, so it may be held in any order with others.
+    To be taken before any lock of an image: one who waits to change it makes those who come to hold it queue.
     """
     row = present(await (await conn.execute(_SQL["hold_platform_tag"])).fetchone())
     return str(row["platform_tag"])

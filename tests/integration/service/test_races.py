@@ -201,4 +201,6 @@ async def test_a_storm_of_callers_and_workers_breaks_nothing(replicas: list[Serv
             i.platform_tag <> r.platform_tag and r.platform_tag <> '' or exists (select from images b
             where b.id = i.base_image_id and b.status = 3 and b.platform_tag <> i.platform_tag))"""
         assert await rows(sql, behind) == [], "READY at an older tag"
+        deadlocks = "select deadlocks from pg_stat_database where datname = current_database()"
+        assert await rows(sql, deadlocks) == [(0,)], "locks are taken in one order"
     await database.close()
