@@ -25,9 +25,10 @@ OUTDATED = 5  # the wire number of READY images of an older tag
 
 def run(bench: Bench) -> None:
     """Change images one after the other."""
-    server = bench.environment.registry(bench.dsn)
+    dsn = bench.dsn
+    server = bench.environment.registry(dsn)
     try:
-        delays = asyncio.run(_delays(server.address, bench.dsn))
+        delays = asyncio.run(_delays(server.address, dsn))
         memory = server.resident_mib()
     finally:
         bench.environment.stop(server)

@@ -54,7 +54,8 @@ async def _rows(conn: Connection, conditions: list[_Condition], values: dict[str
 
 
 async def _fetch(conn: Connection, names: LiteralString, values: dict[str, Any]) -> list[DictRow]:
-    return await (await conn.execute(_fill("page", names=names), values)).fetchall()
+    statement = _fill("page", names=names)
+    return await (await conn.execute(statement, values, binary=True)).fetchall()  # as text, bytes come twice as long
 
 
 @dataclass(frozen=True, slots=True)
