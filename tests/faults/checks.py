@@ -67,8 +67,7 @@ def check_remains(cluster: Cluster, dsn: str) -> list[str]:
             faults.append(f"orphan repository: {folder.name}")
         elif (folder / "index.json").exists():
             faults += [f"unfinished file: {path}" for path in folder.rglob(".part-*")]
-    if (cluster.repositories / ".trash").exists():
-        faults.append("trash was left")
+    faults += [f"orphan repository in the trash: {path}" for path in cluster.repositories.glob(".trash/*")]
     return faults
 
 

@@ -21,7 +21,7 @@ from tests.fixtures.base_image import TestBase
 from tests.fixtures.package_index import PackageIndex
 from tests.fixtures.product import clean_environment
 
-LEASE = 3.0
+LEASE = 4.0
 WORKERS = 3
 DISK = 96 << 20  # bytes of the last worker's own small disk
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 LONGEST_DELAY = 300.0  # seconds between two attempts after passing faults
 LONGEST_PAUSE = 30.0  # seconds for which a worker takes no jobs when one after another fails on it
-LEASE_MARGIN = 0.8  # part of a lease after which a worker that couldn't renew stops the job itself
+LEASE_MARGIN = 0.7  # part of a lease after which a worker that couldn't renew stops the job; the rest is to end it in
 RENEWAL_PAUSE = 0.2  # seconds between two tries to renew, when one failed
 
 

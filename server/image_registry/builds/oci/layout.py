@@ -179,6 +179,7 @@ class LayoutRepository(Layout):
             try:
                 stack.enter_context(locked(self.path / ".lock"))
             except (FileNotFoundError, NotADirectoryError):
+                self._empty_trash()  # an attempt before this one may have been killed over it
                 return False
             if self.owner not in {owner, None}:
                 return False
@@ -246,13 +247,17 @@ class LayoutRepository(Layout):
         trash = self.root / ".trash"
         trash.mkdir(exist_ok=True)
         self.path.rename(trash / secrets.token_hex(8))
-        for left in trash.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+        self._empty_trash()
         for parent in self.path.parents:
             if parent == self.root:
                 break
             with contextlib.suppress(OSError):  # not empty
                 parent.rmdir()
+
+    def _empty_trash(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for left in (self.root / ".trash").iterdir():
+                shutil.rmtree(left, ignore_errors=True)
 
     def _note(self, owner: str) -> Path:
         return self.root / ".deleted" / hashlib.sha256(owner.encode()).hexdigest()
