@@ -125,11 +125,13 @@ class DebianBase:
 
     async def _install(self, archive: Path, on_line: Callable[[str], None]) -> None:
         log, sources = archive.with_name("log"), archive.with_name("sources.list")
-        sources.write_text("".join(f"{line}\n" for line in self._sources()))
+        sources.write_text("".join(f"{line}\n" for line in self.sources()))
         # Files from before midnight keep their times, the others get that of midnight: the same packages, installed
         # on the same day, make the same image.
         midnight = int(time.time()) // 86400 * 86400
         environment = {**machine_environment(), "SOURCE_DATE_EPOCH": str(midnight)}
+        if os.geteuid() == 0:  # other users' systems have to be where their subordinate users can get at them
+            environment["TMPDIR"] = str(archive.parent)
         process = await TetheredProcess.start(Command(self._command(archive, sources), env=environment, log=log))
         try:
             with log.open(errors="replace") as lines:
@@ -151,7 +153,7 @@ class DebianBase:
             *(self.suite, str(archive), str(sources)),
         ]
 
-    def _sources(self) -> list[str]:
+    def sources(self) -> list[str]:
         """Return this machine's own sources of the suite, in the form of `sources.list`, else Debian's."""
         apt = self._etc / "apt"
         texts = [

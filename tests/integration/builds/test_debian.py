@@ -1,0 +1,49 @@
+"""Base images made on this machine."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from image_registry.builds.debian import DebianBase
+from tests.fixtures.base_image import TestBase
+from tests.fixtures.rootfs import unpack_image
+
+
+def test_base_is_debians_own(debian_base: TestBase, tmp_path: Path) -> None:
+    image = unpack_image(debian_base.layout, "", tmp_path / "rootfs")
+    assert image.run("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip() == (
+        debian_base.python_version
+    )
+    assert image.run("pip", "--version").startswith("pip ")
+    sources = image.run("cat", "/etc/apt/sources.list.d/debian.sources")
+    assert {line for line in sources.splitlines() if line.startswith("URIs")} == {
+        "URIs: http://deb.debian.org/debian",
+        "URIs: http://deb.debian.org/debian-security",
+    }
+    for machines_own in ("etc/resolv.conf", "etc/hostname", "etc/apt/sources.list", "etc/apt/apt.conf.d/99mmdebstrap"):
+        assert not (image.path / machines_own).exists()
+
+
+async def test_cancelled_bootstrap_leaves_nothing(tmp_path: Path) -> None:
+    before = traces(tmp_path)
+    begun = asyncio.Event()
+    task = asyncio.create_task(DebianBase().make(tmp_path / "bases" / "base", lambda line: begun.set()))
+    await asyncio.wait_for(begun.wait(), 30)
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert traces(tmp_path) == before
+
+
+def traces(tmp_path: Path) -> tuple[list[Path], list[Path], str, list[str]]:
+    """Files, temporary folders, mounts and processes that a bootstrap could leave."""
+    processes = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(tmp_path).encode() in (folder / "cmdline").read_bytes():
+                processes.append(folder.name)
+    temporary = sorted(Path("/tmp").glob("mmdebstrap.*"))
+    return list(tmp_path.glob("bases/.*")), temporary, Path("/proc/mounts").read_text(), processes
