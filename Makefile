@@ -123,6 +123,12 @@ test-faults: install system-tools test-base ## 200 builds while processes are ki
 test-abuse: install ## both doors under full attack; prints load held, memory and who was served meanwhile
 	@ABUSE=full $(PYTEST) tests/abuse -s
 
+bench: install ## the full benchmarks (about an hour at a million images); writes docs/performance/
+	@$(BIN)/python -m benchmarks
+
+bench-quick: install ## one line a figure, in minutes
+	@$(BIN)/python -m benchmarks --quick
+
 sbom: install ## the bill of materials (CycloneDX) into dist/
 	@mkdir -p dist && $(BIN)/python .ci/sbom.py sbom > dist/sbom.cdx.json && ls dist/sbom.cdx.json
 
