@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ri.api.imageregistry import job_status_pb2 as status
 
 from image_registry.builds.lease import Lease, clock
+from image_registry.builds.oci.layout import LayoutRepository
 from image_registry.builds.plan import BuildFailed, BuildPlan, FailureReason, PackageIndex
 from image_registry.builds.runner import remove_leftovers, run_build
 from image_registry.models import BuildReport, Priority
@@ -153,3 +154,9 @@ async def _rebuild_copies(dsn: str, count: int) -> None:
             "select 1, %s, id, name, 'oci:/images/managed/' || name, definition from images where name like 'one-%%'",
             [int(Priority.PLATFORM)],
         )
+
+
+def test_a_deletion_that_was_killed_is_completed_by_the_next_attempt(tmp_path: Path) -> None:
+    (tmp_path / ".trash" / "half-removed" / "blobs").mkdir(parents=True)
+    assert not LayoutRepository(tmp_path / "one", tmp_path).delete("registry/1")
+    assert list((tmp_path / ".trash").iterdir()) == []
