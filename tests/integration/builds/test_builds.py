@@ -1,7 +1,11 @@
 """What builds do with libraries of every kind: made on the spot, offered by an index on loopback."""
 
+import asyncio
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,9 @@ import pytest
 from image_registry.builds.oci.layout import delete_repository
 from image_registry.builds.oci.manifest import digest_of_file
 from image_registry.builds.plan import FailureReason
-from tests.fixtures.package_index import PackageIndex, make_wheel
+from image_registry.builds.plan import PackageIndex as IndexSettings
+from tests.fixtures.certificates import Authority
+from tests.fixtures.package_index import PackageIndex, make_wheel, run_package_index
 from tests.fixtures.rootfs import unpack_image
 from tests.integration.builds.conftest import Builder
 
@@ -240,3 +246,36 @@ async def test_file_that_is_larger_than_listed(builder: Builder, package_index: 
     failure = await builder.refused("lib")
     assert failure.reason is FailureReason.INTERNAL
     assert "more than the expected" in failure.message
+
+
+async def test_digest_depends_on_neither_user_nor_surroundings(builder: Builder, package_index: PackageIndex) -> None:
+    package_index.add(make_wheel("lib", files={"lib/ü.txt": "ü"}, scripts={"tool": "lib:name"}), make_wheel("dep"))
+    expected = await builder.build("lib", "dep")
+    elsewhere = builder.elsewhere("another folder")
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [
+            *("unshare", "--user", "--map-user=4711", "--map-group=4712"),
+            *("env", "-i", f"PATH={os.defpath}", "TZ=Pacific/Kiritimati", "LC_ALL=C", "HOME=/", "PYTHONHASHSEED=7"),
+            *(sys.executable, "-m", "image_registry.builds.child"),
+        ],
+        input=f"{elsewhere.plan('dep', 'lib').to_json()}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        umask=0o077,
+    )
+    result = json.loads(done.stdout.splitlines()[-1])["result"]
+    assert result["digest"] == expected.digest
+    assert result["lock"] == json.loads(expected.to_json())["lock"]
+
+
+async def test_index_with_a_certificate_of_its_own(builder: Builder, tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path / "authority")
+    with run_package_index(*authority.issue("index")) as index:
+        index.add(make_wheel("lib"))
+        own = IndexSettings(url=index.url, ca_bundle=authority.certificate)
+        result = await builder.build("lib", index=own)
+        assert [library.name for library in result.lock.libraries] == ["lib"]
+        failure = await builder.elsewhere().refused("lib", index=dataclasses.replace(own, ca_bundle=None))
+    assert failure.reason is FailureReason.RETRYABLE

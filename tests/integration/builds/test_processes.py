@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,3 +200,13 @@ async def test_listener_that_fails_ends_the_build(builder: Builder, package_inde
         await run_build(builder.plan("lib"), listener)
     assert processes_of(builder) == []
     assert list(builder.work.iterdir()) == []
+
+
+async def test_large_wheels_need_little_memory(builder: Builder, package_index: PackageIndex) -> None:
+    stored = zipfile.ZipInfo("lib/stored.bin", (2024, 1, 1, 0, 0, 0))
+    package_index.add(
+        make_wheel("lib", members=[(stored, os.urandom(200_000_000))]),
+        make_wheel("zeros", files={"zeros/packed.bin": bytes(300_000_000)}),
+    )
+    result = await builder.build("lib", "zeros", limits=Limits(memory_bytes=120_000_000))
+    assert {library.size > 200_000_000 for library in result.lock.libraries} == {True, False}
