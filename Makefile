@@ -98,7 +98,8 @@ proto-baseline: third_party/googleapis ## make protos/ the published contract; r
 
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: system-tools test-unit coverage layers run
+.PHONY: system-tools test-unit test-faults test-abuse test-system rest-reference lock-published-clients bench bench-quick sbom \
+    licences-check typecheck coverage layers run
 system-tools: ## install what builds a Debian base image (mmdebstrap), if this is root on Debian
 	@command -v mmdebstrap > /dev/null || { \
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
@@ -128,6 +129,22 @@ bench: install ## the full benchmarks (about an hour at a million images); write
 
 bench-quick: install ## one line a figure, in minutes
 	@$(BIN)/python -m benchmarks --quick
+
+SYSTEM_PACKAGES := golang-grpc-gateway golang-go golang-goprotobuf-dev golang-github-grpc-ecosystem-grpc-gateway-dev
+
+test-system: install ## tests that need Debian packages and root: installs them, then runs
+	@dpkg -s $(SYSTEM_PACKAGES) > /dev/null 2>&1 || { apt-get update -q > /dev/null && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SYSTEM_PACKAGES) > /dev/null; }
+	@$(PYTEST) -m system tests/system
+
+rest-reference: install ## write docs/reference/rest.md from the gateway's real answers
+	@WRITE_REFERENCE=1 $(PYTEST) -q tests/integration/rest/test_reference_page.py
+
+PUBLISHED_CLIENTS := $(wildcard tests/acceptance/published_clients/*.in)
+
+lock-published-clients: install ## lock the environments of the published clients again
+	@for list in $(PUBLISHED_CLIENTS); do $(BIN)/uv pip compile --quiet --no-deps --universal --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate --python-version 3.11 $$list -o $${list%.in}.lock || exit 1; done
 
 sbom: install ## the bill of materials (CycloneDX) into dist/
 	@mkdir -p dist && $(BIN)/python .ci/sbom.py sbom > dist/sbom.cdx.json && ls dist/sbom.cdx.json
