@@ -134,7 +134,8 @@ class Page:
 <!-- Written by `make bench-build`. -->
 
 {datetime.now(UTC):%Y-%m-%d}, {machine}; {about}.
-The machine's load was {self.load_before:.1f} at the start and {os.getloadavg()[0]:.1f} at the end. Again with `make bench-build` (as root on Debian).
+The machine's load was {self.load_before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end.
+Again with `make bench-build` (as root on Debian).
 
 All in one run, interleaved. Seconds from the request to the finished image in an OCI layout, medians. The base is the
 same, Debian with Python, in a registry on loopback. *Cold*: no base, no wheel, no layer on the machine. *Warm*:
