@@ -98,7 +98,7 @@ proto-baseline: third_party/googleapis ## make protos/ the published contract; r
 
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: system-tools test-unit test-faults test-abuse test-system rest-reference lock-published-clients bench bench-quick sbom \
+.PHONY: system-tools test-unit test-faults test-abuse test-system rest-reference lock-published-clients bench bench-quick bench-build sbom \
     licences-check typecheck coverage layers run
 system-tools: ## install what builds a Debian base image (mmdebstrap), if this is root on Debian
 	@command -v mmdebstrap > /dev/null || { \
@@ -145,6 +145,9 @@ PUBLISHED_CLIENTS := $(wildcard tests/acceptance/published_clients/*.in)
 lock-published-clients: install ## lock the environments of the published clients again
 	@for list in $(PUBLISHED_CLIENTS); do $(BIN)/uv pip compile --quiet --no-deps --universal --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate --python-version 3.11 $$list -o $${list%.in}.lock || exit 1; done
+
+bench-build: install system-tools ## builds against container builds (root; installs buildah and a registry by apt)
+	@$(BIN)/python -m benchmarks.builds
 
 sbom: install ## the bill of materials (CycloneDX) into dist/
 	@mkdir -p dist && $(BIN)/python .ci/sbom.py sbom > dist/sbom.cdx.json && ls dist/sbom.cdx.json
