@@ -12,10 +12,10 @@ from packaging.utils import canonicalize_name
 
 from image_registry.builds.base_image import BaseImage, open_base
 from image_registry.builds.cache import Cache, CachedLayer
+from image_registry.builds.destination import Repository, open_destination
 from image_registry.builds.image import compose
 from image_registry.builds.layer import Environment, environment_layer_key, wheel_layer_key, write_environment_layer
 from image_registry.builds.libraries import LibraryLayers
-from image_registry.builds.oci.layout import LayoutRepository, open_repository
 from image_registry.builds.plan import (
     BuildFailed,
     BuildPlan,
@@ -65,7 +65,7 @@ class Build:
 
     def _run_stages(self, resources: ExitStack) -> BuildResult:
         with self._in_stage(Stage.RESOLVE):
-            repository = _repository(self._plan)
+            repository = _repository(self._plan, resources)
             base, question = self._question(resources)
             wheels = self._choose_wheels(question)
         with self._in_stage(Stage.FETCH):
@@ -159,9 +159,9 @@ class Build:
         return layers
 
 
-def _repository(plan: BuildPlan) -> LayoutRepository:
+def _repository(plan: BuildPlan, resources: ExitStack) -> Repository:
     try:
-        return open_repository(plan.destination, plan.destination_root)
+        return open_destination(plan, resources)
     except ValueError as error:
         internal(f"The destination is wrong: {error}.", error)
 

@@ -13,9 +13,10 @@ from image_registry.builds.plan import PackageIndex as IndexSettings
 from image_registry.builds.runner import BuildEvent, LogLine, StageBegan, run_build
 from tests.fixtures.base_image import TestBase, debian_base
 from tests.fixtures.container_registry import container_registry
+from tests.fixtures.docker_registry import docker_registry
 from tests.fixtures.package_index import PackageIndex, package_index
 
-__all__ = ["container_registry", "debian_base", "package_index"]
+__all__ = ["container_registry", "debian_base", "docker_registry", "package_index"]
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

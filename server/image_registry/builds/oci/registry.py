@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -39,6 +40,32 @@ _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _LARGEST_TOKEN = 64 * 1024
 
 
+@dataclass(frozen=True)
+class Ask:
+    """A request to a registry. `path` may be an address that the registry gave; `body` is called for each attempt."""
+
+    method: str
+    path: str
+    repository: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Callable[[], bytes | Iterable[bytes] | None] = lambda: None
+
+    @property
+    def scope(self) -> str:
+        """The permission that the request needs."""
+        actions = "pull" if self.method in {"GET", "HEAD"} else "delete" if self.method == "DELETE" else "pull,push"
+        return f"repository:{self.repository}:{actions}"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A successful answer."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
 class RegistryClient:
     """Speaks to one registry; threads may share it. Use as a context manager."""
 
@@ -56,16 +83,21 @@ class RegistryClient:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    @property
+    def host(self) -> str:
+        """The registry's host and port."""
+        return self._access.host
+
     def manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
         """Return a manifest's or an index's bytes and media type; those of a digest are verified.
 
         Raises InvalidImageError, or UnavailableError after several attempts.
         """
         what = f"manifest {repository}:{reference}"
+        ask = Ask("GET", f"/v2/{repository}/manifests/{reference}", repository, {"Accept": _ACCEPT})
 
         def get() -> tuple[bytes, str]:
-            path = f"/v2/{repository}/manifests/{reference}"
-            with self._answer("GET", path, repository, what, {"Accept": _ACCEPT}) as answer:
+            with self.answer(ask, what) as answer:
                 media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
                 return _bounded(answer, LARGEST_MANIFEST, what), media_type
 
@@ -80,39 +112,51 @@ class RegistryClient:
         Raises UnavailableError after several attempts.
         """
         what = f"blob {repository}@{blob.digest}"
+        ask = Ask("GET", f"/v2/{repository}/blobs/{blob.digest}", repository, {"Accept-Encoding": "identity"})
 
         def get() -> None:
-            headers = {"Accept-Encoding": "identity"}
-            with self._answer("GET", f"/v2/{repository}/blobs/{blob.digest}", repository, what, headers) as answer:
+            with self.answer(ask, what) as answer:
                 download(answer, path, blob.size, what)
 
         with_retries(get, what)
 
+    def exchange(self, ask: Ask, what: str) -> Exchange:
+        """Send a request with a small answer, several times if need be. Raises UnavailableError, InvalidImageError."""
+        return with_retries(lambda: self.exchange_once(ask, what), what)
+
+    def exchange_once(self, ask: Ask, what: str) -> Exchange:
+        """Send a request with a small answer. Raises UnavailableError, InvalidImageError, httpx.HTTPError."""
+        with self.answer(ask, what) as answer:
+            return Exchange(answer.status_code, answer.headers, _bounded(answer, LARGEST_MANIFEST, what))
+
     @contextmanager
-    def _answer(
-        self, method: str, path: str, repository: str, what: str, headers: dict[str, str]
-    ) -> Iterator[httpx.Response]:
-        """Send a request, with a new authorization if the registry asks for one, and give its successful answer."""
-        scope = f"repository:{repository}:pull"
-        with self._send(method, path, scope, headers) as answer:
+    def answer(self, ask: Ask, what: str) -> Iterator[httpx.Response]:
+        """Send a request, with a new authorization if the registry asks for one, and give its successful answer.
+
+        Raises UnavailableError, and httpx.HTTPError without an answer.
+        """
+        with self._send(ask) as answer:
             if answer.status_code != httpx.codes.UNAUTHORIZED:
                 check_answer(answer, what)
                 yield answer
                 return
             challenge = answer.headers.get("www-authenticate", "")
-        authorization = self._authorize(challenge, scope)
+        authorization = self._authorize(challenge, ask.scope)
         with self._lock:
-            self._authorizations[scope] = authorization
-        with self._send(method, path, scope, headers) as answer:
+            self._authorizations[ask.scope] = authorization
+        with self._send(ask) as answer:
             check_answer(answer, what)
             yield answer
 
     @contextmanager
-    def _send(self, method: str, path: str, scope: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    def _send(self, ask: Ask) -> Iterator[httpx.Response]:
+        url = urljoin(self._url, ask.path)
+        headers = dict(ask.headers)
         with self._lock:
-            authorization = self._authorizations.get(scope)
-        known = {"Authorization": authorization} if authorization else {}
-        with self._client.stream(method, urljoin(self._url, path), headers={**headers, **known}) as answer:
+            authorization = self._authorizations.get(ask.scope)
+        if authorization and url.startswith(f"{self._url}/"):
+            headers["Authorization"] = authorization
+        with self._client.stream(ask.method, url, headers=headers, content=ask.body()) as answer:
             yield answer
 
     def _authorize(self, challenge: str, scope: str) -> str:
@@ -129,9 +173,10 @@ class RegistryClient:
 
     def _token(self, realm: str, service: str, scope: str) -> str:
         what = f"token server of {self._access.host}"
-        parameters = {name: value for name, value in (("service", service), ("scope", scope)) if value}
+        parameters = [("service", service)] if service else []
+        parameters += [("scope", one) for one in scope.split()]
         headers = {"Authorization": _basic(self._access)} if self._access.username else {}
-        with self._client.stream("GET", realm, params=parameters, headers=headers) as answer:
+        with self._client.stream("GET", realm, params=httpx.QueryParams(tuple(parameters)), headers=headers) as answer:
             check_answer(answer, what)
             body = _bounded(answer, _LARGEST_TOKEN, what)
         values = parse_object(body, "the token server's answer")
