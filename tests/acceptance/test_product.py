@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +19,7 @@ from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryStub
 
 from tests.fixtures.base_image import TestBase
-from tests.fixtures.product import Product, running_product
+from tests.fixtures.product import Product, clean_environment, running_product
 from tests.fixtures.rootfs import unpack_image
 
 BUILD_SECONDS = 90.0
@@ -137,3 +139,41 @@ def test_reflection_names_the_services(channel: grpc.Channel) -> None:
     [answer] = stub.ServerReflectionInfo(asked)
     names = {service.name for service in answer.list_services_response.service}
     assert {"rime.ImageRegistry", "rime.JobReader", "rime.JobLogs", "grpc.health.v1.Health"} <= names
+
+
+def test_a_second_up_on_the_same_folder_names_the_first(product: Product) -> None:
+    again = [sys.executable, "-m", "image_registry", "up", "--data-dir", str(product.data_dir)]
+    addresses = ["--grpc-address", product.grpc_address, "--http-address", product.http_address]
+    done = subprocess.run(
+        [*again, *addresses], env=clean_environment(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert str(product.process.pid) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["up", "--no-such-flag"], "No such option"),
+        (["up", "--grpc-address", "nowhere"], "'nowhere' is no address: write host:port"),
+        (["up", "--http-address", "0.0.0.0:80"], "can be reached from other machines"),
+        (["serve"], "can't be used"),
+        (["migrate"], "can't be used"),
+    ],
+)
+def test_a_slip_is_answered_in_one_sentence(tmp_path: Path, arguments: list[str], says: str) -> None:
+    nowhere = {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:9/d", "DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run(
+        [sys.executable, "-m", "image_registry", *arguments],
+        env=clean_environment(**nowhere),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data" / "postgres").exists()

@@ -27,8 +27,15 @@ def database_url(settings: Settings) -> str:
     raise StartError(f"no database: set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up` on {settings.data_dir}")
 
 
-def guarded_address(settings: Settings, text: str, option: str, *, encrypted: bool = False) -> Address:
-    """The address, if it is free and may be listened on: without keys and TLS (`encrypted`) that is loopback only."""
+def free_address(settings: Settings, text: str, option: str, *, encrypted: bool = False) -> Address:
+    """An address that may be listened on, and is free. Raises StartError."""
+    address = allowed_address(settings, text, option, encrypted=encrypted)
+    check_free(address, option)
+    return address
+
+
+def allowed_address(settings: Settings, text: str, option: str, *, encrypted: bool = False) -> Address:
+    """The address, if it may be listened on: without keys and TLS (`encrypted`) that is loopback only."""
     address = parse_address(text)
     if not address.is_loopback and not settings.insecure:
         missing = []
@@ -41,7 +48,6 @@ def guarded_address(settings: Settings, text: str, option: str, *, encrypted: bo
                 f"{address} can be reached from other machines, and {' and '.join(missing)}: "
                 f"choose a loopback {option} such as 127.0.0.1:{address.port}, or say --insecure"
             )
-    check_free(address, option)
     return address
 
 

@@ -12,7 +12,7 @@ import click
 import psycopg
 
 from image_registry import app
-from image_registry.cli.common import database_url, guarded_address, run_until_stopped, say
+from image_registry.cli.common import database_url, free_address, run_until_stopped, say
 from image_registry.cli.logs import set_up_logging
 from image_registry.cli.replicas import run_replicas
 from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
@@ -54,7 +54,7 @@ def serve(
         run_until_stopped(partial(_serve_as_replica, settings, dsn, replica))
         return
     encrypted = settings.tls_certificate is not None
-    address = guarded_address(settings, settings.grpc_address, "--grpc-address", encrypted=encrypted)
+    address = free_address(settings, settings.grpc_address, "--grpc-address", encrypted=encrypted)
 
     async def run(stop: asyncio.Event) -> None:
         await app.serve(settings, dsn, str(address), stop=stop, ready=lambda where: say(f"serving gRPC on {where}"))
@@ -109,15 +109,18 @@ def gateway(grpc_address: str | None, http_address: str | None, insecure: bool |
     settings = load(grpc_address=grpc_address, http_address=http_address, insecure=insecure)
     set_up_logging(settings.log_format)
     tls, upstream_tls = _gateway_tls(settings)
-    listen = guarded_address(settings, settings.http_address, "--http-address", encrypted=tls is not None)
+    listen = free_address(settings, settings.http_address, "--http-address", encrypted=tls is not None)
     upstream = parse_address(settings.grpc_address).reachable
     scheme = "https" if tls else "http"
+
+    run_dir = settings.data_dir.absolute() / "run"  # under `up`: what a killed gateway leaves there is removed
 
     async def run(stop: asyncio.Event) -> None:
         await run_gateway(
             GatewayOptions(listen=listen, upstreams=(upstream,), tls=tls, upstream_tls=upstream_tls),
             stop=stop,
             ready=lambda: say(f"serving REST on {scheme}://{listen.reachable}"),
+            run_dir=run_dir if run_dir.is_dir() else None,
         )
 
     run_until_stopped(run)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from image_registry.builds.debian import DebianBase
-from image_registry.cli.common import guarded_address, run_until_stopped, say
+from image_registry.cli.common import allowed_address, run_until_stopped, say
 from image_registry.cli.example import build_example
 from image_registry.host import StartError
 from image_registry.local.up import UpOptions
@@ -43,8 +43,8 @@ def up(
     settings = load(data_dir=data_dir, grpc_address=grpc_address, http_address=http_address, insecure=insecure)
     if settings.tls_certificate or settings.http_tls_certificate:
         raise StartError("`up` is for one machine and takes no TLS: run `serve`, `worker` and `gateway` instead")
-    grpc = guarded_address(settings, settings.grpc_address, "--grpc-address")
-    http = None if no_gateway else guarded_address(settings, settings.http_address, "--http-address")
+    grpc = allowed_address(settings, settings.grpc_address, "--grpc-address")
+    http = None if no_gateway else allowed_address(settings, settings.http_address, "--http-address")
     environment = dict(os.environ)  # the children read their settings from it, as this process did
     if settings.insecure:
         environment[f"{PREFIX}INSECURE"] = "true"
