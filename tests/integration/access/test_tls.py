@@ -16,7 +16,7 @@ from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryStub
 
 from image_registry import app
 from image_registry.api.tls import TlsError, TlsFiles, server_credentials
-from image_registry.cli.common import guarded_address
+from image_registry.cli.common import allowed_address
 from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
 from image_registry.gateway.process import run_gateway
 from image_registry.host import StartError
@@ -179,7 +179,7 @@ def test_other_machines_may_call_only_with_keys_and_tls(
     settings: dict[str, Any], encrypted: bool, complaint: str
 ) -> None:
     def guard(text: str) -> None:
-        guarded_address(make_settings(**settings), text, "--grpc-address", encrypted=encrypted)
+        allowed_address(make_settings(**settings), text, "--grpc-address", encrypted=encrypted)
 
     guard("127.0.0.1:50999")
     if complaint:
