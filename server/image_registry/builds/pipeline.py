@@ -28,7 +28,9 @@ from image_registry.builds.plan import (
     user_error,
 )
 from image_registry.builds.requirement import plain_requirement
-from image_registry.builds.resolve import Question, Wheel, resolve
+from image_registry.builds.resolve import Question, Wheel, resolve, trim_index_cache
+
+_INDEX_SHARE = 20  # the index's answers may take this part of the cache's limit
 
 
 class Listener(Protocol):
@@ -77,7 +79,7 @@ class Build:
         with self._in_stage(Stage.PUSH):
             files = [*base.layer_files(), *((cached.layer.blob, cached.path) for cached in layers)]
             repository.push(self._plan.image_id, manifest, files, config, self._plan.tags)
-        self._cache.shrink(self._plan.cache_limit_bytes)
+        self._keep_to_limits()
         return BuildResult(
             digest=manifest.digest,
             base_digest=base.manifest.digest,
@@ -86,6 +88,15 @@ class Build:
             lock=Lock(context=question.context, libraries=libraries.locked()),
             stages=tuple(self._stages),
         )
+
+    def _keep_to_limits(self) -> None:
+        limit = self._plan.cache_limit_bytes
+        self._cache.shrink(limit)
+        trim_index_cache(self._index_cache, limit // _INDEX_SHARE)
+
+    @property
+    def _index_cache(self) -> Path:
+        return self._plan.cache_dir / "index"
 
     @contextmanager
     def _in_stage(self, stage: Stage) -> Iterator[None]:
@@ -141,7 +152,7 @@ class Build:
             question,
             self._plan.index,
             locked=locked or {},
-            cache_dir=self._plan.cache_dir / "index",
+            cache_dir=self._index_cache,
             work_dir=self._own,
             on_line=self._listener.line,
         )

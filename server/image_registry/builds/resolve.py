@@ -110,6 +110,12 @@ def resolve(
     return read_lock(answer.read_text(), question, index)
 
 
+def trim_index_cache(cache_dir: Path, limit: int) -> None:
+    """Empty the cache of the index's answers when it has grown beyond `limit` bytes; other resolvers are waited for."""
+    if sum(entry.stat().st_size for entry in cache_dir.rglob("*") if entry.is_file()) > limit:
+        run_tool([uv_program(), "cache", "clean", "--cache-dir", str(cache_dir)], machine_environment(), "")
+
+
 def _command(target: Target, constraints: Path | None, answer: Path) -> Sequence[str]:
     return (
         *(uv_program(), "pip", "compile", "--no-config", "--color", "never", "--no-progress", "--no-python-downloads"),

@@ -1,6 +1,8 @@
 """Parts that the tests of builds share."""
 
+import asyncio
 import dataclasses
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,3 +124,11 @@ def builder(new_builder: Callable[..., Builder], package_index: PackageIndex) ->
 def pypi_builder(new_builder: Callable[..., Builder]) -> Builder:
     """A builder that takes libraries from PyPI."""
     return new_builder("builder")
+
+
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait for something that other processes or threads bring about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        await asyncio.sleep(0.01)

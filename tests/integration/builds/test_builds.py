@@ -1,6 +1,7 @@
 """What builds do with libraries of every kind: made on the spot, offered by an index on loopback."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from image_registry.builds.oci.layout import delete_repository
+from image_registry.builds.destination import delete_repository
+from image_registry.builds.oci.layout import Layout
 from image_registry.builds.oci.manifest import digest_of_file
 from image_registry.builds.plan import FailureReason
 from image_registry.builds.plan import PackageIndex as IndexSettings
 from tests.fixtures.certificates import Authority
 from tests.fixtures.package_index import PackageIndex, make_wheel, run_package_index
 from tests.fixtures.rootfs import unpack_image
-from tests.integration.builds.conftest import Builder
+from tests.integration.builds.conftest import Builder, until
+from tests.integration.builds.test_platforms import BASES, write_base
 
 
 async def test_wheel_with_all_kinds_of_files(builder: Builder, package_index: PackageIndex, tmp_path: Path) -> None:
@@ -132,6 +135,42 @@ async def test_lock_is_kept_while_it_fits(builder: Builder, package_index: Packa
     assert [library.version for library in changed.lock.libraries] == ["2.0"]
 
 
+async def test_new_base_under_the_same_libraries(builder: Builder, package_index: PackageIndex, tmp_path: Path) -> None:
+    """What a platform update of unchanged libraries costs: manifest work, and no question to anybody."""
+    package_index.add(make_wheel("lib"), make_wheel("dep"))
+    write_base(tmp_path / "base", {**BASES["glibc"]("3.11"), "etc/release": "1"})
+    write_base(tmp_path / "newer", {**BASES["glibc"]("3.11"), "etc/release": "2"})
+    own = {"python_version": "3.11", "base": f"oci:{tmp_path}/base"}
+    first = await builder.build("lib", "dep", **own)
+    old = Layout(builder.root / "image").manifest("v1", "amd64")
+    package_index.requests.clear()
+
+    second = await builder.build(
+        "lib", "dep", **{**own, "base": f"oci:{tmp_path}/newer"}, lock=first.lock, tags=("v2", "latest")
+    )
+    new = Layout(builder.root / "image").manifest("v2", "amd64")
+    assert package_index.requests == []
+    assert second.base_digest != first.base_digest
+    assert second.lock == first.lock
+    assert new.layers[:2] == old.layers[:2]
+    assert new.layers[2] != old.layers[2]
+    assert new.layers[3:] == old.layers[3:]
+    assert Layout(builder.root / "image").manifest("v1", "amd64") == old
+
+
+async def test_lock_is_not_kept_when_the_base_fixes_other_libraries(
+    builder: Builder, package_index: PackageIndex
+) -> None:
+    package_index.add(make_wheel("lib", requires=["shared"]), make_wheel("shared", "1.0"), make_wheel("shared", "2.0"))
+    await builder.build("shared==1.0", name="system")
+    base = f"oci:{builder.root / 'system'}:latest"
+    first = await builder.build("lib", name="user", base=base)
+    await builder.build("shared==2.0", name="system")
+    second = await builder.build("lib", name="user", base=base, lock=first.lock)
+    assert {library.name: library.version for library in second.libraries}["shared"] == "2.0"
+    assert second.lock.context != first.lock.context
+
+
 async def test_lock_is_kept_without_a_cache(builder: Builder, package_index: PackageIndex) -> None:
     package_index.add(make_wheel("lib", "1.0"))
     first = await builder.build("lib")
@@ -191,10 +230,26 @@ async def test_cache_keeps_to_its_limit(builder: Builder, package_index: Package
     assert 0 < sum(path.stat().st_size for path in (builder.cache / "blobs").iterdir()) <= kept
 
 
+async def test_cache_of_the_indexs_answers_is_emptied_too(builder: Builder, package_index: PackageIndex) -> None:
+    package_index.add(make_wheel("lib"))
+    await builder.build("lib")
+    assert any(path.is_file() for path in (builder.cache / "index").rglob("*.rkyv"))
+    await builder.build("lib", name="second", cache_limit_bytes=20)
+    assert not list((builder.cache / "index").rglob("*.rkyv"))
+
+
 async def test_private_index_credentials_stay_private(builder: Builder, package_index: PackageIndex) -> None:
     package_index.user, package_index.password = "deployer", "s3cret/p@ss"
     package_index.add(make_wheel("private"))
     index = dataclasses.replace(builder.index, url=package_index.url.replace("//", "//deployer:s3cret%2Fp%40ss@"))
+    package_index.stalled.add("/files/private-1.0-py3-none-any.whl")
+    stalled = asyncio.create_task(builder.build("private", index=index))
+    await until(package_index.downloads)
+    assert not any(b"s3cret" in line or b"deployer" in line for line in _command_lines())
+    stalled.cancel()
+    await asyncio.wait([stalled])
+    package_index.stalled.clear()
+
     await builder.build("private", index=index)
     failure = await builder.refused("missing", index=index, name="other")
     told = f"{builder.log}\n{failure.message}"
@@ -203,6 +258,14 @@ async def test_private_index_credentials_stay_private(builder: Builder, package_
             told += path.read_bytes().decode("latin-1")
     assert "s3cret" not in told
     assert "deployer" not in told
+
+
+def _command_lines() -> list[bytes]:
+    lines = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # the process has ended
+            lines.append((folder / "cmdline").read_bytes())
+    return lines
 
 
 async def test_wrong_credentials(builder: Builder, package_index: PackageIndex) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from image_registry.builds.plan import BuildFailed, BuildResult, FailureReason, Limits
 from image_registry.builds.runner import remove_leftovers, run_build
 from tests.fixtures.package_index import PackageIndex, make_wheel
-from tests.integration.builds.conftest import Builder
+from tests.integration.builds.conftest import Builder, until
 
 _PARENT = """\
 import asyncio, sys
@@ -37,13 +36,6 @@ def processes_of(builder: Builder) -> list[int]:
             if os.fsencode(builder.folder) in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
-
-
-async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Images into a real container registry (Debian's docker-registry)."""
 
-import contextlib
 import dataclasses
 import os
 import zipfile
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from image_registry.builds.destination import open_destination
+from image_registry.builds.destination import Access, delete_repository
 from image_registry.builds.plan import BuildPlan, BuildResult, FailureReason, RegistryAccess
 from tests.fixtures.docker_registry import DockerRegistry, breaking_line
 from tests.fixtures.package_index import PackageIndex, make_wheel
@@ -36,8 +35,7 @@ async def build(builder: Builder, plan: BuildPlan) -> BuildResult:
 
 
 def delete(plan: BuildPlan, owner: str) -> bool:
-    with contextlib.ExitStack() as resources:
-        return open_destination(plan, resources).delete(owner)
+    return delete_repository(plan.destination, plan.destination_root, owner, Access(plan.registries))
 
 
 async def test_image_in_the_registry_is_the_same_and_runs(

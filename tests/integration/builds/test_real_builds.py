@@ -36,6 +36,15 @@ async def test_numpy_and_pandas_run_in_the_image(pypi_builder: Builder, tmp_path
     assert [stage.value for stage, _ in result.stages] == ["resolve", "fetch", "layer", "push"]
 
 
+async def test_libraries_hide_those_of_the_base(pypi_builder: Builder, tmp_path: Path) -> None:
+    result = await pypi_builder.build("setuptools>=75", "pip>=24")
+    image = unpack_image(pypi_builder.root / "image", "v1", tmp_path / "rootfs")
+    recorded = {library.name: library.version for library in result.libraries}
+    assert recorded == pip_list(image)
+    assert {"pip", "setuptools", "wheel"} == recorded.keys()
+    assert image.run("pip", "--version").split()[:2] == ["pip", recorded["pip"]]
+
+
 async def test_same_lock_and_base_give_same_digest(new_builder: Callable[..., Builder]) -> None:
     one, other = new_builder("one"), new_builder("another place")
     (other.cache / "bases").unlink()

@@ -15,8 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from image_registry.builds.destination import delete_repository
 from image_registry.builds.faults import ForeignRepositoryError, InvalidImageError, OwnerDeletedError
-from image_registry.builds.oci.layout import Layout, LayoutRepository, delete_repository, open_repository
+from image_registry.builds.oci.layout import Layout, LayoutRepository
 from tests.unit.builds.images import image_of, layer_of, write_blobs
 
 
@@ -131,7 +132,7 @@ def test_nothing_outside_the_root_is_a_repository(tmp_path: Path, path: str) -> 
 @pytest.mark.parametrize("destination", ["registry.example/x", "oci:relative", "oci:/root/../x", "oci:/elsewhere/x"])
 def test_destinations_that_are_no_repository(destination: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        open_repository(destination, "oci:/root")
+        delete_repository(destination, "oci:/root", "life")
 
 
 def test_deleting_what_never_was(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ from image_registry.builds.oci.manifest import (
     parse_object,
     select_platform,
 )
-from image_registry.builds.oci.reference import LayoutReference, parse_reference
 
 _OWNER = "ri.imageregistry.owner"
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -100,19 +99,6 @@ class Layout:
     def _descriptors(index: dict[str, Any]) -> list[Descriptor]:
         entries = index.get("manifests")
         return [Descriptor.from_json(entry) for entry in entries] if isinstance(entries, list) else []
-
-
-def open_repository(destination: str, root: str) -> LayoutRepository:
-    """Return the repository at `oci:/dir` within `oci:/root`. Raises ValueError for anything else."""
-    reference, within = parse_reference(destination), parse_reference(root)
-    if isinstance(reference, LayoutReference) and isinstance(within, LayoutReference):
-        return LayoutRepository(reference.path, within.path)
-    raise ValueError(f"{destination!r} in {root!r} is no OCI image layout (oci:/absolute/dir)")
-
-
-def delete_repository(destination: str, root: str, owner: str) -> bool:
-    """Remove a repository of an image's life, see LayoutRepository.delete. Raises ValueError and OSError."""
-    return open_repository(destination, root).delete(owner)
 
 
 class LayoutRepository(Layout):

@@ -44,13 +44,13 @@ _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 class RegistryRepository:
     """One repository in a registry, within `prefix`. Use as a context manager.
 
-    `known` is a folder that keeps where in the registry each blob is, so that it can be mounted instead of uploaded;
-    `base_repository` is where in the registry the base image is, if it is there.
+    `known` is a folder that keeps where in the registry each blob is, so that it can be mounted instead of uploaded
+    (None: nothing is kept); `base_repository` is where in the registry the base image is, if it is there.
     Raises ValueError for a repository outside the prefix.
     """
 
     def __init__(
-        self, client: RegistryClient, repository: str, prefix: str, known: Path, base_repository: str = ""
+        self, client: RegistryClient, repository: str, prefix: str, known: Path | None, base_repository: str = ""
     ) -> None:
         if not repository.startswith(f"{prefix}/"):
             raise ValueError(f"{repository} is not a repository within {prefix}")
@@ -154,11 +154,15 @@ class RegistryRepository:
             self._finish(self._begin(digest), digest, data)
 
     def _put_blob(self, blob: Descriptor, path: Path) -> None:
-        note = self._known / digest_of(self._client.host.encode())[7:23] / blob.digest.removeprefix("sha256:")
-        if not self._has(blob.digest) and not self._mount(blob.digest, note):
+        if not self._has(blob.digest) and not self._mount(blob.digest):
             self._upload(blob, path)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(note, self._repository.encode())
+        if note := self._note(blob.digest):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(note, self._repository.encode())
+
+    def _note(self, digest: str) -> Path | None:
+        registry = digest_of(self._client.host.encode()).removeprefix("sha256:")
+        return self._known and self._known / registry[:16] / digest.removeprefix("sha256:")
 
     def _has(self, digest: str) -> bool:
         ask = Ask("HEAD", f"/v2/{self._repository}/blobs/{digest}", self._repository)
@@ -170,9 +174,10 @@ class RegistryRepository:
             return False
         return True
 
-    def _mount(self, digest: str, note: Path) -> bool:
+    def _mount(self, digest: str) -> bool:
         """Take the blob over from the repository where it was last seen; return whether that was possible."""
-        other = note.read_text() if note.exists() else self._base_repository
+        note = self._note(digest)
+        other = note.read_text() if note and note.exists() else self._base_repository
         if not other:
             return False
         query = urlencode({"mount": digest, "from": other})
