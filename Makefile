@@ -137,7 +137,7 @@ test-system: install ## tests that need Debian packages and root: installs them,
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SYSTEM_PACKAGES) > /dev/null; }
 	@$(PYTEST) -m system tests/system
 
-rest-reference: install ## write docs/reference/rest.md from the gateway's real answers
+rest-reference: install ## write docs/rest.md from the gateway's real answers
 	@WRITE_REFERENCE=1 $(PYTEST) -q tests/integration/rest/test_reference_page.py
 
 PUBLISHED_CLIENTS := $(wildcard tests/acceptance/published_clients/*.in)

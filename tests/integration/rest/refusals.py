@@ -1,4 +1,4 @@
-"""Requests that the service itself refuses, for the tables in docs/reference/rest.md."""
+"""Requests that the service itself refuses, for the tables in docs/rest.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of refusals in docs/reference/rest.md hold what a running service answers.
+"""The tables of refusals in docs/rest.md hold what a running service answers.
 
 `WRITE_REFERENCE=1 pytest tests/integration/rest/test_reference_page.py` writes them.
 """
@@ -21,7 +21,7 @@ from tests.integration.gateway.conftest import proxied
 from tests.integration.gateway.test_refusals import REFUSALS, exchange
 from tests.integration.rest.refusals import BY_ACCESS, BY_THE_SERVICE, send, service_with_an_image, service_with_keys
 
-PAGE = Path(__file__).parents[3] / "docs/reference/rest.md"
+PAGE = Path(__file__).parents[3] / "docs/rest.md"
 BEGIN, END = "<!-- answers: begin -->\n", "<!-- answers: end -->"
 LONGEST_REQUEST = 90  # characters; a longer one is described, not shown
 RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<=imgreg_)[0-9a-f]{8}")  # ids of jobs and keys
