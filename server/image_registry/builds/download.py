@@ -32,10 +32,9 @@ def wheel_downloads(index: PackageIndex, largest: int) -> Iterator[Callable[[Whe
         url = urlsplit(wheel.url)
         if url.scheme not in {"http", "https"}:
             internal(f"The package index offers {wheel.filename} at an address that is neither http: nor https:.")
-        address = url._replace(netloc=url.netloc.rpartition("@")[2], fragment="").geturl()
 
         def once() -> None:
-            with client.stream("GET", address, headers=_HEADERS, auth=credentials.get(_origin(url))) as response:
+            with client.stream("GET", wheel.url, headers=_HEADERS, auth=credentials.get(_origin(url))) as response:
                 check_answer(response, wheel.filename)
                 download(response, path, wheel.size or largest, wheel.filename)
 

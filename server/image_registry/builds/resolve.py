@@ -23,7 +23,7 @@ from image_registry.builds.platforms import Target
 from image_registry.builds.processes import machine_environment, oom_kills, run_tool
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s`'\"<>)\]]+", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s`'\"<>)\],]+", re.IGNORECASE)
 _UV_HINT = re.compile(r"^hint: .*(Wheels are required for|--no-build|--system-certs|--prerelease).*$", re.MULTILINE)
 _NO_WHEEL = re.compile(r"no (usable )?wheels|building from source is disabled", re.IGNORECASE)
 _REMEDY = (
@@ -202,7 +202,9 @@ def _read_package(package: dict[str, Any], target: Target, index: PackageIndex) 
     sha256, size = chosen.get("hashes", {}).get("sha256", ""), chosen.get("size")
     if not _SHA256.fullmatch(sha256):
         internal(f"The package index gives no SHA-256 of {filename}; without it the file can't be trusted.")
-    return Wheel(name, version, filename, urljoin(index.url, chosen["url"]), sha256, size)
+    url = urlsplit(urljoin(index.url, chosen["url"]))
+    address = url._replace(netloc=url.netloc.rpartition("@")[2], fragment="").geturl()
+    return Wheel(name, version, filename, address, sha256, size)
 
 
 def _filename(wheel: dict[str, Any]) -> str:
