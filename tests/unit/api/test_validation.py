@@ -1,16 +1,23 @@
 """Every fault of a request is reported, at once, with its JSON path."""
 
+import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import jobs_pb2
 
 from image_registry import limits
-from image_registry.api import validation
+from image_registry.api import page_queries, validation
+from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
-from image_registry.errors import Reason, RegistryError
+from image_registry.errors import Fault, Reason, RegistryError
 from image_registry.models import NewImage, PackageRequirement, PackageType, PipRequirement
+from tests.fixtures.budget import examples
 
 ACCEPTS = Accepts(("3.11", "3.12"), "3.12", PackageType.APT, "managed")
 Image = pb.ManagedImage
@@ -187,6 +194,49 @@ def test_all_faults_of_a_build_report_are_reported_at_once() -> None:
         "pipLibraries[3].version",
         "pipLibraries[4].version",
     }
+
+
+texts = st.text(max_size=30) | st.sampled_from(["numpy", "a", "1.0", ">=1", "git", "3.12", "x" * 300])
+pips = st.lists(st.fixed_dictionaries({"name": texts, "version_specifier": texts}), max_size=4)
+packages = st.lists(
+    st.fixed_dictionaries({"name": texts, "version_specifier": texts, "package_type": st.integers(-3, 5)}), max_size=4
+)
+
+
+@given(name=texts, pip_requirements=pips, package_requirements=packages, python_version=texts)
+@examples(200)
+def test_whatever_comes_is_a_wish_or_a_list_of_faults(**fields: Any) -> None:
+    request = pb.CreateImageRequest(**fields)
+    wish, faults = judged(request)
+    if wish is not None:
+        assert (wish.name, len(wish.pip_requirements)) == (request.name, len(request.pip_requirements))
+    for fault in faults:
+        assert fault.description.startswith(("must", "names"))
+        field = re.sub("([A-Z])", r"_\1", re.split(r"[\[.]", fault.field)[0]).lower()
+        number = re.search(r"\[([0-9]+)\]", fault.field)
+        assert number is None or int(number[1]) < len(getattr(request, field)), "the path leads to something"
+
+
+def judged(request: pb.CreateImageRequest) -> tuple[NewImage | None, tuple[Fault, ...]]:
+    try:
+        return validation.new_image(request, ACCEPTS), ()
+    except RegistryError as error:
+        return None, error.faults
+
+
+@given(st.binary(max_size=80))
+@examples(200)
+def test_whatever_bytes_decode_to_is_judged(data: bytes) -> None:
+    tokens = PageTokens(b"secret", "x")
+    for message, judge in (
+        (pb.CreateImageRequest, lambda request: validation.new_image(request, ACCEPTS)),
+        (pb.UpdateBuildInfoRequest, validation.reported_libraries),
+        (pb.ListImagesRequest, lambda request: page_queries.image_query(request, tokens)),
+        (jobs_pb2.ListJobsRequest, lambda request: page_queries.job_query(request, tokens)),
+        (jobs_pb2.GetJobRequest, validation.job_query),
+    ):
+        with suppress(RegistryError, DecodeError):
+            judge(message.FromString(data))
 
 
 def test_a_build_report_is_bounded() -> None:
