@@ -15,7 +15,6 @@ from image_registry.storage.queries import load
 from image_registry.storage.rows import present, to_image, to_job
 
 CHANNEL = "image_registry_jobs"  # workers listen to it
-CLAIM_TRIES = 3
 _SQL = load("jobs.sql")
 
 
@@ -76,7 +75,7 @@ class Claimed:
 
 async def claim(conn: Connection, *, agent_id: UUID, lease: float) -> Claimed | None:
     """Take the next job that may run, for `lease` seconds; None: there is none at the moment. Not for a transaction."""
-    for _ in range(CLAIM_TRIES):
+    while True:
         try:
             row = await (await conn.execute(_SQL["claim"], {"agent_id": agent_id, "lease": lease})).fetchone()
         except pg.UniqueViolation:  # another worker took a job of the same repository in the same moment
@@ -85,7 +84,6 @@ async def claim(conn: Connection, *, agent_id: UUID, lease: float) -> Claimed | 
             return None
         base = None if row["base_id"] is None else to_image(row, "base_")
         return Claimed(to_job(row), base, row["lock"] or "")
-    return None
 
 
 async def set_definition(conn: Connection, job: StoredJob, definition: bytes) -> None:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from google.protobuf import json_format
 from grpc import aio
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from ri.api.imageregistry import image_registry_pb2 as pb
 
@@ -74,6 +75,13 @@ async def test_unknown_methods_are_refused_like_everything_else(service: Service
         assert (refusal.code, refusal.reason) == (Code.UNIMPLEMENTED, "UNKNOWN_METHOD")
         refusal = await refused(consumed(service.channel.unary_stream(path)(b"anything")))
         assert (refusal.code, refusal.reason) == (Code.UNIMPLEMENTED, "UNKNOWN_METHOD")
+
+
+async def test_reflection_passes(service: Service) -> None:
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    answers = reflection_pb2_grpc.ServerReflectionStub(service.channel).ServerReflectionInfo(iter([request]))
+    listed = {one.name for answer in await consumed(answers) for one in answer.list_services_response.service}
+    assert {"rime.ImageRegistry", "rime.JobReader"} <= listed
 
 
 async def test_a_request_above_the_limit_is_refused(service: Service) -> None:

@@ -13,6 +13,7 @@ from ri.api.imageregistry import job_status_pb2 as statuses
 from ri.api.imageregistry import jobs_pb2
 
 from image_registry.codec import decode_definition
+from image_registry.errors import Reason, RegistryError
 from image_registry.models import BuildReport, Outcome, TerminationReason
 from image_registry.registry.builds import Builds, Claim
 from image_registry.storage import images
@@ -249,6 +250,39 @@ async def test_a_cascade_that_died_halfway_is_ended_by_any_worker(
     assert (await state(v2))["one"] == ("READY", "v1")
     await builds.reconcile()
     assert (await state(v2))["one"] == ("OUTDATED", "v1")
+
+
+async def test_a_build_counts_though_its_cascade_fails(
+    v1: Service, v2: Service, builds: Builds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await v1.create("one")
+    await build_all(builds)
+    await sync(v2, PYTHONS[1])
+
+    async def fails(_: object) -> bool:
+        raise RegistryError(Reason.DATABASE_UNAVAILABLE, "away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "outdate_children", fails)
+        assert await build(builds) == PYTHONS[1]
+    assert "marked OUTDATED later: away" in caplog.text
+    assert (await state(v2))[PYTHONS[1]] == ("READY", "v2")
+
+
+async def test_two_workers_that_reach_for_one_repository_get_one_job(v1: Service, builds: Builds, dsn: str) -> None:
+    """The older job of a repository is claimed while, unseen, another transaction takes the younger one."""
+    await v1.create("one")
+    async with await psycopg.AsyncConnection.connect(dsn) as other:
+        await other.execute(
+            """insert into jobs (kind, image_id, image_name, repository, status, lease_expires_at)
+            select 2, image_id, image_name, repository, 1, now() + interval '1 min' from jobs
+            where image_name like 'system-%'"""
+        )
+        claiming = asyncio.create_task(builds.claim(agent_id=uuid4(), lease=30))
+        await asyncio.sleep(0.2)
+        assert not claiming.done(), "it waits to see whether the other one commits"
+        await other.commit()
+        assert await claiming is None
 
 
 async def test_cascades_go_in_steps(v1: Service, v2: Service, builds: Builds, monkeypatch: pytest.MonkeyPatch) -> None:

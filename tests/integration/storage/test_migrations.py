@@ -202,6 +202,8 @@ def test_a_schema_of_a_newer_version_is_refused_in_one_sentence(dsn: str) -> Non
     newer = VERSIONS[-1] + 1
     with psycopg.connect(dsn) as conn:
         conn.execute("insert into schema_migrations (version, name) values (%s, 'later')", [newer])
+    with pytest.raises(migrations.MigrationError):
+        asyncio.run(migrations.check(dsn))
     for arguments in (
         ["serve", "--grpc-address", f"127.0.0.1:{free_port()}"],
         ["worker"],
