@@ -38,7 +38,7 @@ async def test_cancelled_bootstrap_leaves_nothing(tmp_path: Path) -> None:
     assert traces(tmp_path) == before
 
 
-def traces(tmp_path: Path) -> tuple[list[Path], list[Path], str, list[str]]:
+def traces(tmp_path: Path) -> tuple[list[Path], list[Path], list[str], list[str]]:
     """Files, temporary folders, mounts and processes that a bootstrap could leave."""
     processes = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -46,4 +46,5 @@ def traces(tmp_path: Path) -> tuple[list[Path], list[Path], str, list[str]]:
             if str(tmp_path).encode() in (folder / "cmdline").read_bytes():
                 processes.append(folder.name)
     temporary = sorted(Path("/tmp").glob("mmdebstrap.*"))
-    return list(tmp_path.glob("bases/.*")), temporary, Path("/proc/mounts").read_text(), processes
+    mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if str(tmp_path) in line]
+    return list(tmp_path.glob("bases/.*")), temporary, mounts, processes

@@ -106,6 +106,7 @@ DATA = {
     1: Data(write_images, check_images),
     2: Data(write_logs, check_logs),
     3: Data(write_access, check_access),
+    4: Data(nothing, nothing),
 }
 
 

@@ -40,7 +40,7 @@ async def working(db: Database, work: Work, config: WorkerConfig = FAST) -> Asyn
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110 (another process answers)
             await asyncio.sleep(0.01)
 
