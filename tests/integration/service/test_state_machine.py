@@ -249,6 +249,37 @@ class Interleavings(RuleBasedStateMachine):
         self.world.steps += 1
         assert self.world.run(self.world.builds.reconcile()) == self.model.reconcile()
 
+    # --- what takes several steps, and would be rare if left to chance -----------------------------------------
+
+    @rule(version=st.sampled_from("34"))
+    def everything_is_built(self, version: str) -> None:
+        while self.model.claimable():
+            self.claim()
+            self.start(0)
+            self.finish(0, Outcome.SUCCEEDED, version)
+
+    @precondition(lambda self: self.model.images)
+    @rule(tag=st.sampled_from(DEPLOYMENTS), pick=st.integers(0, 5), claimed=st.booleans())
+    def a_rebuild_is_called_off(self, tag: str, pick: int, claimed: bool) -> None:
+        image = list(self.model.images.values())[pick % len(self.model.images)]
+        self.sync(tag, image.name, True)
+        job = self.model.unfinished(image.life)
+        if claimed and job is self.model.claimable():
+            self.claim()
+        builds = [one for one in self.model.jobs if one.kind is JobKind.BUILD]
+        self.cancel(len(builds) - 1 - next(n for n, one in enumerate(builds) if one is job))
+        if claimed and self.holdings and self.holdings[-1].job is job:
+            self.renew(0)
+            self.finish(0, Outcome.CANCELLED, "3")
+
+    @precondition(lambda self: len(self.model.images) > 2)
+    @rule(tag=st.sampled_from(DEPLOYMENTS), python=st.sampled_from(tuple(BASES)))
+    def users_come_while_the_platform_rebuilds(self, tag: str, python: str) -> None:
+        for image in list(self.model.images.values()):
+            self.sync(tag, image.name, False)
+        self.create(tag, NAMES[0], python)
+        self.claim()
+
     @precondition(lambda self: any(job.status in model.ACTIVE for job in self.model.jobs))
     @rule(pick=st.integers(0, 5))
     def a_worker_is_lost_and_another_takes_over(self, pick: int) -> None:
