@@ -38,14 +38,17 @@ _ABANDONED_SECONDS = 3600.0
 class Layer:
     """A finished layer: its blob, its uncompressed digest, and what it holds.
 
-    `libraries` are (name, version) as in the libraries' own metadata; `unpacked_bytes` and `files` count their files.
+    `libraries` are (name, version) as in the libraries' own metadata. `folders` and `paths` (of files) are relative to
+    where the layer's libraries are; `body` is the offset in the blob at which the files begin, behind the folders.
     """
 
     blob: Descriptor
     diff_id: str
     libraries: tuple[tuple[str, str], ...]
     unpacked_bytes: int
-    files: int
+    folders: tuple[str, ...]
+    paths: tuple[str, ...]
+    body: int
 
     def to_json(self) -> str:
         """Return the layer as JSON with a checksum of itself."""
@@ -66,7 +69,9 @@ class Layer:
             checked_digest(values["diff_id"]),
             libraries,
             int(values["unpacked_bytes"]),
-            int(values["files"]),
+            tuple(values["folders"]),
+            tuple(values["paths"]),
+            int(values["body"]),
         )
 
 

@@ -57,7 +57,7 @@ def as_failure(error: Exception, limits: Limits) -> BuildFailed:
             reason, message = FailureReason.INTERNAL, f"The base image can't be used: {error}."
         case UnavailableError():
             reason = FailureReason.RETRYABLE if error.is_transient else FailureReason.INTERNAL
-            message = f"The base image can't be had: {error}."
+            message = f"The container registry can't be used: {error}."
         case ForeignRepositoryError():
             reason, message = FailureReason.RETRYABLE, f"The image can't be pushed yet: {error}."
         case OwnerDeletedError():

@@ -12,7 +12,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from image_registry.builds.targz import END, TarGz, is_worth_packing
 from image_registry.builds.wheel import Entry, WheelFile, folders_of
 
 PREFIX = "opt/managed"
-_FORMAT = 1
+_FORMAT = 2
 """Change it with anything that changes a layer's bytes: cached layers have it in their keys."""
 _PYTHON = f"/{PREFIX}/bin/python"
 _INSTALLER = b"image-registry\n"
@@ -87,17 +88,14 @@ def write_environment_layer(environment: Environment, path: Path) -> Layer:
         f"home = {home}\ninclude-system-site-packages = true\nversion = {environment.python_version}\n"
         f"executable = {environment.interpreter}\ncommand = {environment.interpreter} -m venv /{PREFIX}\n"
     )
-    with path.open("wb") as file:
-        tar = TarGz(file)
-        _write_folders(tar, ["bin/-", f"lib/python{minor}/site-packages/-"])
-        tar.file(f"{PREFIX}/pyvenv.cfg", configuration.encode())
-        tar.link(f"{PREFIX}/lib64", "lib")
+    with _new_layer(path, folders_of(["bin/-", f"lib/python{minor}/site-packages/-"])) as new:
+        new.tar.file(f"{PREFIX}/pyvenv.cfg", configuration.encode())
+        new.tar.link(f"{PREFIX}/lib64", "lib")
         for name in ("python", "python3", f"python{minor}"):
-            tar.link(f"{PREFIX}/bin/{name}", environment.interpreter)
+            new.tar.link(f"{PREFIX}/bin/{name}", environment.interpreter)
         for name in ("pip", "pip3") if environment.has_pip else ():
-            tar.file(f"{PREFIX}/bin/{name}", _PIP.encode(), executable=True)
-        tar.finish()
-    return _finished(tar, (), 0, 0)
+            new.tar.file(f"{PREFIX}/bin/{name}", _PIP.encode(), executable=True)
+    return new.finished()
 
 
 def write_wheel_layer(wheel: WheelFile, python_version: str, path: Path) -> Layer:
@@ -106,70 +104,104 @@ def write_wheel_layer(wheel: WheelFile, python_version: str, path: Path) -> Laye
     record_path = f"{site}/{wheel.dist_info}/RECORD"
     made = {f"bin/{name}": _command(*target) for name, *target in wheel.console_scripts()}
     made[f"{site}/{wheel.dist_info}/INSTALLER"] = _INSTALLER
-    placed = dict(_places(wheel, python_version, site))
-    for place in made:
+    placed = _places(wheel, python_version, site)
+    for place in (*made, record_path):
         placed.pop(place, None)
-    placed.pop(record_path, None)
-    _check_places(wheel, [*placed, *made])
+    places = sorted([*placed, *made])
+    _check_places(wheel, places)
     record = io.StringIO()
     rows = csv.writer(record, lineterminator="\n")
-    with path.open("wb") as file:
-        tar = TarGz(file)
-        _write_folders(tar, [*placed, *made, record_path])
-        for place in sorted([*placed, *made]):
+    with _new_layer(path, folders_of([*places, record_path])) as new:
+        for place in places:
             if place in made:
-                row = _add_data(tar, place, made[place], executable=place.startswith("bin/"))
+                row = _add_data(new.tar, place, made[place], executable=place.startswith("bin/"))
             else:
-                row = _add_entry(tar, wheel, placed[place], place)
+                row = _add_entry(new.tar, wheel, placed[place], place)
             rows.writerow([_relative(place, site), *row])
         rows.writerow([f"{wheel.dist_info}/RECORD", "", ""])
-        tar.file(f"{PREFIX}/{record_path}", record.getvalue().encode())
-        tar.finish()
+        new.tar.file(f"{PREFIX}/{record_path}", record.getvalue().encode())
     unpacked = sum(entry.size for entry in wheel.entries.values())
-    return _finished(tar, ((wheel.name, wheel.version),), unpacked, len(placed) + len(made) + 1)
+    return new.finished(((wheel.name, wheel.version),), unpacked, (*places, record_path))
 
 
-def write_group_layer(parts: Iterable[tuple[Layer, Path]], path: Path) -> Layer:
-    """Write one layer out of several that this module wrote, in their order."""
-    parts = list(parts)
+def can_be_joined(layer: Layer, folders: set[str], paths: set[str]) -> bool:
+    """Whether a layer may go into one with others that hold these folders and files.
+
+    No path may be in a layer twice: container engines refuse it.
+    """
+    return paths.isdisjoint((*layer.paths, *layer.folders)) and folders.isdisjoint(layer.paths)
+
+
+def write_group_layer(parts: Sequence[tuple[Layer, Path]], path: Path) -> Layer:
+    """Write one layer out of several wheels' layers, which can be joined."""
+    layers = [layer for layer, _ in parts]
+    with _new_layer(path, {folder for layer in layers for folder in layer.folders}) as new:
+        for layer, blob in parts:
+            new.tar.append(_body(blob, layer))
+    libraries = tuple(library for layer in layers for library in layer.libraries)
+    places = tuple(place for layer in layers for place in layer.paths)
+    return new.finished(libraries, sum(layer.unpacked_bytes for layer in layers), places)
+
+
+@dataclass
+class _NewLayer:
+    """A layer that is being written: the folders, in order, then whatever is added to `tar`."""
+
+    tar: TarGz
+    folders: tuple[str, ...]
+    body: int
+
+    def finished(
+        self, libraries: tuple[tuple[str, str], ...] = (), unpacked_bytes: int = 0, paths: tuple[str, ...] = ()
+    ) -> Layer:
+        """Describe the layer, which is complete."""
+        blob = Descriptor(OCI_LAYER_GZIP, self.tar.digest, self.tar.size)
+        return Layer(blob, self.tar.diff_id, libraries, unpacked_bytes, self.folders, paths, self.body)
+
+
+@contextmanager
+def _new_layer(path: Path, folders: set[str]) -> Iterator[_NewLayer]:
     with path.open("wb") as file:
         tar = TarGz(file)
-        for part, blob in parts:
-            tar.append(_without_end(blob, part.blob.size))
+        ordered = tuple(sorted(folders))
+        tar.folder(PREFIX)
+        for folder in ordered:
+            tar.folder(f"{PREFIX}/{folder}")
+        tar.flush()
+        yield _NewLayer(tar, ordered, tar.size)
         tar.finish()
-    layers = [part for part, _ in parts]
-    libraries = tuple(library for layer in layers for library in layer.libraries)
-    return _finished(tar, libraries, sum(p.unpacked_bytes for p in layers), sum(p.files for p in layers))
 
 
-def _finished(tar: TarGz, libraries: tuple[tuple[str, str], ...], unpacked_bytes: int, files: int) -> Layer:
-    blob = Descriptor(OCI_LAYER_GZIP, tar.digest, tar.size)
-    return Layer(blob, tar.diff_id, libraries, unpacked_bytes, files)
-
-
-def _without_end(path: Path, size: int) -> Iterator[bytes]:
-    left = size - len(END)
+def _body(path: Path, layer: Layer) -> Iterator[bytes]:
+    """Yield a layer's files as they are in its blob, without folders and end."""
+    left = layer.blob.size - len(END) - layer.body
     with path.open("rb") as file:
+        file.seek(layer.body)
         while left > 0:
             chunk = file.read(min(left, _CHUNK))
             left -= len(chunk)
             yield chunk
 
 
-def _places(wheel: WheelFile, python_version: str, site: str) -> Iterator[tuple[str, Entry]]:
-    """Yield where each file of the wheel goes, relative to PREFIX (PEP 427, "Installing a wheel")."""
+def _places(wheel: WheelFile, python_version: str, site: str) -> dict[str, Entry]:
+    """Return where each file of the wheel goes, relative to PREFIX (PEP 427, "Installing a wheel")."""
     headers = f"include/site/python{python_version}/{canonicalize_name(wheel.name)}"
     schemes = {"purelib": site, "platlib": site, "headers": headers, "scripts": "bin", "data": ""}
+    places: dict[str, Entry] = {}
     for name, entry in wheel.entries.items():
+        scheme, path = "purelib", name
         top, _, rest = name.partition("/")
-        if not (top.endswith(".data") and rest):
-            yield f"{site}/{name}", entry
-            continue
-        scheme, _, path = rest.partition("/")
+        if top.endswith(".data") and rest:
+            scheme, _, path = rest.partition("/")
         if scheme not in schemes or not path:
             wheel.refuse(f"{name!a} is in no place that wheels have")
         place = f"{schemes[scheme]}/{path}".removeprefix("/")
-        yield (f"lib/{place.removeprefix('lib64/')}" if place.startswith("lib64/") else place), entry
+        if place.startswith("lib64/"):
+            place = f"lib/{place.removeprefix('lib64/')}"
+        if place in places:
+            wheel.refuse(f"two of its files would be {place!a}")
+        places[place] = entry
+    return places
 
 
 def _check_places(wheel: WheelFile, places: list[str]) -> None:
@@ -179,11 +211,6 @@ def _check_places(wheel: WheelFile, places: list[str]) -> None:
             wheel.refuse(f"it would replace the image's own {place}")
     if clash := folders_of(places) & set(places):
         wheel.refuse(f"{min(clash)!a} is both a file and a folder")
-
-
-def _write_folders(tar: TarGz, places: Iterable[str]) -> None:
-    for folder in sorted({"", *folders_of(places)}):
-        tar.folder(f"{PREFIX}/{folder}".rstrip("/"))
 
 
 def _relative(place: str, site: str) -> str:

@@ -11,7 +11,13 @@ from typing import TypeVar
 
 from image_registry.builds.cache import Cache, CachedLayer, Layer
 from image_registry.builds.faults import DamagedBlobError
-from image_registry.builds.layer import group_layer_key, wheel_layer_key, write_group_layer, write_wheel_layer
+from image_registry.builds.layer import (
+    can_be_joined,
+    group_layer_key,
+    wheel_layer_key,
+    write_group_layer,
+    write_wheel_layer,
+)
 from image_registry.builds.plan import BuildPlan, LockedLibrary, retryable, user_error
 from image_registry.builds.resolve import Wheel
 
@@ -53,11 +59,10 @@ class LibraryLayers:
         """
         layers = dict(zip(self._wheels, _in_parallel(_processors(), self._wheel_layer, self._wheels), strict=True))
         contents = [cached.layer for cached in layers.values()]
-        self._refuse_too_much(sum(layer.unpacked_bytes for layer in contents), sum(layer.files for layer in contents))
+        self._refuse_too_much(sum(c.unpacked_bytes for c in contents), sum(len(c.paths) for c in contents))
         large = self._with_own_layer(layers_below)
-        small = [layers[wheel] for wheel in self._wheels if wheel not in large]
         own = [layers[wheel] for wheel in self._wheels if wheel in large]
-        return [*own, *([self._group(small)] if small else [])]
+        return [*own, *self._grouped([layers[wheel] for wheel in self._wheels if wheel not in large])]
 
     def locked(self) -> tuple[LockedLibrary, ...]:
         """Return the wheels as they go into the image's lock; call it after `fetch`."""
@@ -113,6 +118,19 @@ class LibraryLayers:
         most = max(0, min(_MOST_OWN_LAYERS, _MOST_LAYERS - layers_below - 2))
         large = [wheel for wheel in self._wheels if self._size(wheel) > _OWN_LAYER_ABOVE]
         return set(sorted(large, key=lambda wheel: (-self._size(wheel), wheel.name))[:most])
+
+    def _grouped(self, parts: Sequence[CachedLayer]) -> list[CachedLayer]:
+        """Return one layer for all parts, or as many as it takes to have no path in a layer twice."""
+        groups: list[tuple[set[str], set[str], list[CachedLayer]]] = []
+        for part in parts:
+            fitting = (group for group in groups if can_be_joined(part.layer, group[0], group[1]))
+            folders, paths, members = next(fitting, (set(), set(), []))
+            if not members:
+                groups.append((folders, paths, members))
+            folders.update(part.layer.folders)
+            paths.update(part.layer.paths)
+            members.append(part)
+        return [self._group(members) for _, _, members in groups]
 
     def _group(self, parts: Sequence[CachedLayer]) -> CachedLayer:
         if len(parts) == 1:

@@ -83,7 +83,7 @@ class TarGz:
         Each of `pieces` is a piece of the stream and a piece of the content, either of which may be empty; `size` and
         `crc` (CRC-32) are those of the content.
         """
-        self._flush()
+        self.flush()
         self._write(_MEMBER_HEADER)
         for packed, unpacked in pieces:
             self._write(packed)
@@ -96,7 +96,7 @@ class TarGz:
 
     def append(self, packed: Iterable[bytes]) -> None:
         """Add the entries of another archive of this class (its bytes without END)."""
-        self._flush()
+        self.flush()
         unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
         for chunk in packed:
             self._write(chunk)
@@ -109,7 +109,7 @@ class TarGz:
 
     def finish(self) -> None:
         """Write the end of the archive."""
-        self._flush()
+        self.flush()
         self._unpacked.update(bytes(2 * _BLOCK))
         self._write(END)
 
@@ -117,9 +117,10 @@ class TarGz:
         self._unpacked.update(data)
         self._pending += data
         if len(self._pending) > _FLUSH_ABOVE:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """End the current member: what follows can be cut off and appended elsewhere."""
         if self._pending:
             self._write(stored_member(bytes(self._pending)))
             self._pending.clear()

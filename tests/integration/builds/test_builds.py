@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,25 @@ async def test_wheel_with_all_kinds_of_files(builder: Builder, package_index: Pa
     assert image.run("pip", "uninstall", "--yes", "tool").endswith("Successfully uninstalled tool-1.0\n")
     assert not list((tmp_path / "rootfs/opt/managed").rglob("*tool*"))
     assert [(library.name, library.hashes[0][:7]) for library in result.lock.libraries] == [("tool", "sha256:")]
+
+
+async def test_no_layer_has_a_path_twice(builder: Builder, package_index: PackageIndex, tmp_path: Path) -> None:
+    """Container engines refuse such layers; libraries with common files are common, though."""
+    package_index.add(
+        make_wheel("a", files={"shared/a.py": "", "tests/__init__.py": "owner = 'a'"}),
+        make_wheel("b", files={"shared/b.py": "", "tests/__init__.py": "owner = 'b'"}),
+        make_wheel("c", files={"shared/c.py": ""}),
+    )
+    await builder.build("a", "b", "c")
+    layout = Layout(builder.root / "image")
+    layers = layout.manifest("v1", "amd64").layers[1:]
+    assert len(layers) == 3
+    for layer in layers:
+        with tarfile.open(layout.blob_path(layer.digest)) as archive:
+            names = archive.getnames()
+        assert len(names) == len(set(names))
+    image = unpack_image(builder.root / "image", "v1", tmp_path / "rootfs")
+    assert image.run("python", "-c", "import shared.a, shared.b, shared.c, tests; print(tests.owner)") == "b\n"
 
 
 async def test_no_requirements_give_the_base_under_a_new_name(builder: Builder) -> None:

@@ -118,7 +118,7 @@ def test_layout_with_an_index_of_platforms(tmp_path: Path) -> None:
 
 def made_layer(name: str) -> Layer:
     descriptor, _, diff_id = layer_of({name: name})
-    return Layer(descriptor, diff_id, ((name, "1.0"),), 1, 1)
+    return Layer(descriptor, diff_id, ((name, "1.0"),), 1, (), (name,), 0)
 
 
 def test_new_image_has_the_bases_layers_and_its_own() -> None:
