@@ -44,7 +44,8 @@ class LibraryLayers:
 
     def fetch(self) -> int:
         """Download the wheels whose layers aren't cached; return how many bytes that took. Raises BuildFailed."""
-        missing = [wheel for wheel in self._wheels if wheel.size is None or not self._is_layered(wheel)]
+        needed = _in_parallel(_processors(), self._is_needed, self._wheels)
+        missing = [wheel for wheel, is_needed in zip(self._wheels, needed, strict=True) if is_needed]
         if not missing:
             return 0
         with _downloads(self._plan) as fetch:
@@ -87,8 +88,9 @@ class LibraryLayers:
     def _key(self, wheel: Wheel) -> str:
         return wheel_layer_key(wheel.sha256, self._plan.python_version)
 
-    def _is_layered(self, wheel: Wheel) -> bool:
-        return self._cache.taken_layer(self._key(wheel)) is not None
+    def _is_needed(self, wheel: Wheel) -> bool:
+        """Whether the wheel itself is needed: for its layer, or for its size, on which the layers' order depends."""
+        return wheel.size is None or self._cache.taken_layer(self._key(wheel)) is None
 
     def _wheel_file(self, wheel: Wheel, fetch: FetchWheel) -> Path:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -91,8 +91,9 @@ class Build:
 
     def _keep_to_limits(self) -> None:
         limit = self._plan.cache_limit_bytes
-        self._cache.shrink(limit)
-        trim_index_cache(self._index_cache, limit // _INDEX_SHARE)
+        with suppress(OSError):  # the image is there already; the next build tries again
+            self._cache.shrink(limit)
+            trim_index_cache(self._index_cache, limit // _INDEX_SHARE)
 
     @property
     def _index_cache(self) -> Path:

@@ -89,6 +89,15 @@ async def test_no_requirements_give_the_base_under_a_new_name(builder: Builder) 
     assert result.lock.libraries == ()
 
 
+async def test_requirements_that_the_base_meets_add_nothing(builder: Builder, package_index: PackageIndex) -> None:
+    package_index.add(make_wheel("lib"))
+    system = await builder.build("lib", name="system")
+    result = await builder.build("lib>=1", name="user", base=f"oci:{builder.root / 'system'}:v1")
+    assert result.digest == system.digest
+    assert result.libraries == system.libraries
+    assert result.lock.libraries == ()
+
+
 async def test_image_on_a_system_image_keeps_its_libraries(
     builder: Builder, package_index: PackageIndex, tmp_path: Path
 ) -> None:
