@@ -34,7 +34,7 @@ create table registry (
     only_row boolean primary key default true check (only_row),
     id uuid not null default gen_random_uuid(),
     token_secret bytea not null,
-    platform_tag text not null default ''
+    platform_tag text collate "C" not null default ''
 );
 insert into registry (token_secret)
     values (sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text, 'utf8')));
@@ -48,7 +48,7 @@ create table images (
     status smallint not null check (status between 1 and 5),
     status_before_rebuild smallint check (status_before_rebuild in (3, 4, 5)),
     python_version text not null,
-    platform_tag text not null,
+    platform_tag text collate "C" not null,
     base_image_id bigint references images,
     digest text not null default '',
     lock text not null default '',
