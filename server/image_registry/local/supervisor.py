@@ -193,7 +193,7 @@ class Supervisor:
             try:
                 await child.start()
             except StartError as error:
-                self._say(f"{str(error).splitlines()[0]} starting it again in {pause:.0f} s")
+                self._say(f"{' '.join(str(error).split())}; starting it again in {pause:.0f} s")
                 continue
             self._say(f"{child.name} runs again")
             return pause

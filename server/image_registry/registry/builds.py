@@ -60,7 +60,8 @@ class Builds:
         A user's image is recorded with the tag of the base that it is really built on, which another deployment, or
         a cancelled rebuild, may have left at another tag than was wanted.
         """
-        claimed = await self._db.write_once(partial(jobs.claim, agent_id=agent_id, lease=lease))
+        claim = partial(jobs.claim, agent_id=agent_id, lease=lease, max_attempts=MAX_ATTEMPTS)
+        claimed = await self._db.write_once(claim)
         if claimed is None:
             return None
         job, base = claimed.job, claimed.base

@@ -73,11 +73,12 @@ class Claimed:
     lock_file: str
 
 
-async def claim(conn: Connection, *, agent_id: UUID, lease: float) -> Claimed | None:
+async def claim(conn: Connection, *, agent_id: UUID, lease: float, max_attempts: int) -> Claimed | None:
     """Take the next job that may run, for `lease` seconds; None: there is none at the moment. Not for a transaction."""
+    values = {"agent_id": agent_id, "lease": lease, "max_attempts": max_attempts}
     while True:
         try:
-            row = await (await conn.execute(_SQL["claim"], {"agent_id": agent_id, "lease": lease})).fetchone()
+            row = await (await conn.execute(_SQL["claim"], values)).fetchone()
         except pg.UniqueViolation:  # another worker took a job of the same repository in the same moment
             continue
         if row is None:

@@ -6,6 +6,10 @@ j.id, j.uuid, j.kind, j.image_id, j.image_name, j.repository, j.status, j.termin
 -- part: job
 {head}, j.definition
 
+-- A build that was lost with its worker for the last time: nobody may take it over.
+-- part: given_up
+j.status = 7 and j.kind = 1 and j.attempt >= %(max_attempts)s
+
 -- name: get
 select {head} from jobs j where j.uuid = %(uuid)s and j.kind = 1
 
@@ -30,7 +34,7 @@ with candidate as (
     from jobs j
     left join images i on i.id = j.image_id and j.kind = 1
     left join images b on b.id = i.base_image_id
-    where j.status in (5, 7) and j.run_after <= now() and not j.cancel_requested
+    where j.status in (5, 7) and j.run_after <= now() and not j.cancel_requested and not ({given_up})
         and (b.id is null or b.status not in (1, 2))
         and not exists (
             select from jobs o
@@ -92,7 +96,7 @@ returning id
 -- Lost jobs that nobody should take over: cancelled meanwhile, or begun too often.
 -- name: hopeless
 select {head} from jobs j
-where j.status = 7 and (j.cancel_requested or (j.kind = 1 and j.attempt >= %(max_attempts)s)) order by j.id
+where (j.status = 7 and j.cancel_requested) or ({given_up}) order by j.id
 
 -- Newest first. With statuses each one is read by index and the pieces are merged, so that rare ones cost no more.
 -- name: page

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ from ri.api.imageregistry import jobs_pb2
 
 from image_registry.builds.lease import Lease
 from image_registry.models import BuildReport, JobKind, Outcome, PipLibrary, TerminationReason
-from image_registry.registry.builds import MAX_ATTEMPTS, MAX_FAULTS, Claim
+from image_registry.registry.builds import MAX_ATTEMPTS, MAX_FAULTS, Builds, Claim
 from image_registry.storage.database import Database
 from image_registry.worker import loop as worker_loop
 from image_registry.worker.loop import PassingFaultError, Worker, WorkerConfig
@@ -36,7 +37,7 @@ async def working(db: Database, work: Work, config: WorkerConfig = FAST) -> Asyn
         yield worker
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -87,7 +88,7 @@ async def test_a_running_job_is_cancelled_at_once(service: Service, database: Da
 
     created = await service.create("one")
     async with working(database, work):
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
         await service.jobs.CancelJob(jobs_pb2.CancelJobRequest(job_id=created.job.job_id))
         job = await until_job(service, created.job.job_id, status.JOB_STATUS_CANCELLED)
     assert ended == ["one"]
@@ -110,7 +111,7 @@ async def test_deleting_an_image_stops_its_build_and_then_removes_its_repository
 
     created = await service.create("one")
     async with working(database, work):
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
         await service.images.DeleteImage(pb.DeleteImageRequest(name="one"))
         await until_job(service, created.job.job_id, status.JOB_STATUS_CANCELLED)
 
@@ -189,7 +190,7 @@ async def test_the_job_of_a_silent_worker_is_taken_over_and_the_zombie_is_fenced
 
     await service.images.EnsureImageExistence(pb.EnsureImageExistenceRequest())
     async with working(database, stuck, WorkerConfig(concurrency=1, lease=30.0, poll=0.2, drain=5.0)) as zombie:
-        await asyncio.wait_for(claimed.wait(), 10)
+        await asyncio.wait_for(claimed.wait(), 60)
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
             await conn.execute("update jobs set lease_expires_at = now() - interval '1 s' where status in (1, 2)")
             [[uuid]] = await (await conn.execute("select uuid from jobs where status = 2")).fetchall()
@@ -220,6 +221,22 @@ async def test_a_build_that_was_lost_again_and_again_is_given_up(
     assert ("given up after 25 attempts; the last one: its worker was lost" in job.job_progress_str) == ends
 
 
+async def test_nobody_takes_over_a_build_that_was_lost_for_the_last_time(
+    service: Service, database: Database, dsn: str
+) -> None:
+    """Between the end of its lease and the word that it has failed no worker may begin it once more."""
+    await service.create("one")
+    builds = Builds(database)
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        for attempt in (MAX_ATTEMPTS, MAX_ATTEMPTS - 1):
+            await conn.execute("update jobs set status = 1, lease_expires_at = now() where image_name <> 'one'")
+            await conn.execute(
+                "update jobs set status = 7, attempt = %s, lease_expires_at = null where image_name <> 'one'", [attempt]
+            )
+            claim = await builds.claim(agent_id=uuid4(), lease=30)
+            assert (claim is None) == (attempt == MAX_ATTEMPTS)
+
+
 async def test_a_lost_job_that_was_to_be_cancelled_ends_cancelled(
     service: Service, database: Database, dsn: str
 ) -> None:
@@ -245,7 +262,7 @@ async def test_a_draining_worker_hands_its_job_back_and_another_runs_it(service:
 
     created = await service.create("one")
     async with working(database, endless):
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
     async with working(database, build_at_once):
         job = await until_job(service, created.job.job_id, status.JOB_STATUS_SUCCEEDED)
     assert job.termination_reason == jobs_pb2.TERMINATION_REASON_COMPLETED
@@ -254,7 +271,7 @@ async def test_a_draining_worker_hands_its_job_back_and_another_runs_it(service:
 async def test_a_worker_that_cannot_renew_stops_the_job_before_the_lease_is_over(
     service: Service, database: Database, dsn: str
 ) -> None:
-    lease = 1.5
+    lease = 6.0
     stopped_after: list[float] = []
     started = asyncio.Event()
 
@@ -271,7 +288,7 @@ async def test_a_worker_that_cannot_renew_stops_the_job_before_the_lease_is_over
     own = Database(dsn, size=2, wait=0.2, statement_timeout=1)
     await own.open()
     async with working(own, work, WorkerConfig(concurrency=1, lease=lease, poll=5.0, drain=0.1)):
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), 60)
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
             name = conn.info.dbname
             server = dsn.rpartition("/")[0] + "/postgres"
@@ -281,7 +298,7 @@ async def test_a_worker_that_cannot_renew_stops_the_job_before_the_lease_is_over
                     "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and pid <> %s",
                     [name, conn.info.backend_pid],
                 )
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while not stopped_after:  # noqa: ASYNC110 (a list has no event)
                         await asyncio.sleep(0.01)
                 await admin.execute(f'alter database "{name}" with allow_connections true')
