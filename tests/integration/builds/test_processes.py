@@ -59,7 +59,7 @@ async def test_cancelled_build_leaves_nothing(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert processes_of(builder) == []
     assert list(builder.work.iterdir()) == []
 

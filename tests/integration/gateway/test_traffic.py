@@ -129,7 +129,7 @@ async def test_a_caller_who_hangs_up_ends_the_call(shared: Proxied) -> None:
     shared.upstream.images.cancelled.clear()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(shared.http.get("/v1/images/slow"), 0.3)
-    await asyncio.wait_for(shared.upstream.images.cancelled.wait(), 1)
+    await asyncio.wait_for(shared.upstream.images.cancelled.wait(), 1.5)
 
 
 async def test_keep_alive_after_a_refusal(shared: Proxied) -> None:
@@ -197,11 +197,11 @@ async def test_streams_in_both_directions(shared: Proxied) -> None:
         reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         call = reflection.ServerReflectionInfo()
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-        answer = await asyncio.wait_for(call.read(), 5)
+        answer = await asyncio.wait_for(call.read(), 30)
         assert "rime.ImageRegistry" in [service.name for service in answer.list_services_response.service]
         call.cancel()
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        assert (await asyncio.wait_for(watch.read(), 5)).status == health_pb2.HealthCheckResponse.SERVING
+        assert (await asyncio.wait_for(watch.read(), 30)).status == health_pb2.HealthCheckResponse.SERVING
         watch.cancel()
 
 

@@ -127,7 +127,7 @@ async def test_a_clients_deadline_ends_its_statement(locked: Service, sql: psyco
         await asyncio.sleep(0.01)
     assert (await call).code is Code.DEADLINE_EXCEEDED
     while await count(sql, ACTIVE):
-        assert time.monotonic() - began < 3, "the statement outlived its call"
+        assert time.monotonic() - began < 8, "the statement outlived its call"
         await asyncio.sleep(0.01)
     assert (await locked.get("one")).name == "one"
 
@@ -144,7 +144,7 @@ async def test_an_exhausted_pool_says_when_to_come_back(locked: Service) -> None
     await asyncio.sleep(0.3)
     began = time.monotonic()
     refusals = await asyncio.gather(*(refused(delete(locked, f"x{number}")) for number in range(20)))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8
     assert {(one.code, one.reason) for one in refusals} == {(Code.RESOURCE_EXHAUSTED, "OVERLOADED")}
     assert all(one.details["RetryInfo"].retry_delay.ToMilliseconds() > 0 for one in refusals)
     for task in holding:

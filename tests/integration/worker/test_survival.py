@@ -127,14 +127,14 @@ async def test_a_platform_update_of_a_thousand_images_delays_a_users_build_by_on
 
         await until(reached)
 
-    async with working(database, work, WorkerConfig(concurrency=2, lease=30, poll=5, drain=0.1)):
+    async with working(database, work, WorkerConfig(concurrency=2, lease=30, poll=60, drain=0.1)):
         await busy(2)
         await service.create("mine")
         began = time.monotonic()
         slots.release()
         await busy(3)
         assert order[2] == "mine"
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 20
         slots.release()
         await busy(4)
     assert all(name.startswith("one-") for name in (*order[:2], order[3]))
