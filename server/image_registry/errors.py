@@ -88,6 +88,11 @@ class Reason(Enum):
         "The image to delete is the base of other images; `PreconditionFailure` names them.",
         "Delete the images that are built on it first.",
     )
+    IMAGE_HAS_NO_LOCK = _Entry(
+        Kind.FAILED_PRECONDITION,
+        "The lock of an image was asked for that no build of this service has made yet.",
+        "Wait until its build has succeeded; what a builder outside the service made has no lock.",
+    )
     IMAGE_NOT_BUILDING = _Entry(
         Kind.FAILED_PRECONDITION,
         "A build result was reported for an image that is not building.",

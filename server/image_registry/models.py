@@ -167,6 +167,13 @@ class StoredImage:
     child_names: tuple[str, ...] = ()
 
 
+class BuildLock(NamedTuple):
+    """What a build was made of: its manifest's digest, and its lock (`builds.plan.Lock` as JSON). '': not known."""
+
+    digest: str
+    lock_file: str
+
+
 class PublishedImage(NamedTuple):
     """What callers see of an image; `definition` as in `StoredImage`."""
 

@@ -25,6 +25,8 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import Message
 from ri.api.imageregistry import (
+    image_lock_pb2,
+    image_lock_pb2_grpc,
     image_registry_pb2,
     image_registry_pb2_grpc,
     image_watch_pb2,
@@ -185,6 +187,17 @@ MESSAGES = """
         2 bool until_built
     rime.WatchImageResponse
         1 rime.ManagedImage image
+    rime.GetImageLockRequest
+        1 string name
+    rime.GetImageLockResponse
+        1 string digest
+        2 repeated rime.LockedLibrary libraries
+    rime.LockedLibrary
+        1 string name
+        2 string version
+        3 string filename
+        4 string sha256
+        5 int64 size
 """
 
 # number and name
@@ -265,6 +278,8 @@ RPCS = """
         ReadJobLogs rime.ReadJobLogsRequest google.api.HttpBody stream | GET /v1/jobs/{job_id}/logs
     rime.ImageWatch
         WatchImage rime.WatchImageRequest rime.WatchImageResponse stream
+    rime.ImageLocks
+        GetImageLock rime.GetImageLockRequest rime.GetImageLockResponse | GET /v1/images/{name}/lock
 """
 
 REQUIRED = """
@@ -286,6 +301,8 @@ REQUIRED = """
     rime.ReadJobLogsRequest
         job_id
     rime.WatchImageRequest
+        name
+    rime.GetImageLockRequest
         name
 """
 
@@ -414,6 +431,7 @@ def test_the_files_and_their_packages(ours: list[FileDescriptorProto]) -> None:
     assert {file.name: file.package for file in ours} == {
         f"{FOLDER}/job_logs.proto": "rime",
         f"{FOLDER}/image_watch.proto": "rime",
+        f"{FOLDER}/image_lock.proto": "rime",
         f"{FOLDER}/image_registry.proto": "rime",
         f"{FOLDER}/jobs.proto": "rime",
         f"{FOLDER}/job_status.proto": "rime.statedb",
@@ -479,7 +497,7 @@ def test_every_element_has_a_comment(ours: list[FileDescriptorProto]) -> None:
 def test_the_generated_modules_are_of_the_same_protos(ours: list[FileDescriptorProto]) -> None:
     compiled = {
         module.DESCRIPTOR.name: FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-        for module in (image_registry_pb2, image_watch_pb2, job_logs_pb2, job_status_pb2, jobs_pb2)
+        for module in (image_lock_pb2, image_registry_pb2, image_watch_pb2, job_logs_pb2, job_status_pb2, jobs_pb2)
     }
     for file in ours:
         plain = FileDescriptorProto.FromString(file.SerializeToString())
@@ -496,6 +514,7 @@ def test_the_services_can_be_served_and_called() -> None:
         (jobs_pb2_grpc, "JobReader"),
         (job_logs_pb2_grpc, "JobLogs"),
         (image_watch_pb2_grpc, "ImageWatch"),
+        (image_lock_pb2_grpc, "ImageLocks"),
     ):
         assert {f"{service}Stub", f"{service}Servicer", f"add_{service}Servicer_to_server"} <= set(vars(module))
 

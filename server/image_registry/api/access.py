@@ -60,6 +60,7 @@ RULES: Mapping[str, Rule] = {
     "/rime.JobReader/ListJobs": Rule(_EVERY_ROLE),
     "/rime.JobReader/CancelJob": Rule(_MEMBERS, audited=True),
     "/rime.ImageWatch/WatchImage": Rule(_EVERY_ROLE),
+    "/rime.ImageLocks/GetImageLock": Rule(_EVERY_ROLE),
     "/rime.JobLogs/ReadJobLogs": Rule(_EVERY_ROLE, by_link=True),
     "/grpc.health.v1.Health/Check": Rule(keyless=True),
     "/grpc.health.v1.Health/Watch": Rule(keyless=True),

@@ -65,6 +65,18 @@ RESPONSES: dict[str, Json | str] = {
     "ImageRegistry_ListImages2": _LISTED,
     "ImageRegistry_DeleteImage": {},
     "ImageRegistry_UpdateBuildInfo": {},
+    "ImageLocks_GetImageLock": {
+        "digest": "sha256:0f3b7d6c1a5e48927b64d0c3e1f28a95d7406b3c8e12f9a7465d0b3c9e8f1a2d",
+        "libraries": [
+            {
+                "name": "numpy",
+                "version": "2.3.5",
+                "filename": "numpy-2.3.5-cp312-cp312-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
+                "sha256": "5b6d1f0c2e4a98b7c3d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b",
+                "size": "16617336",
+            }
+        ],
+    },
     "JobReader_ListJobs": {"jobs": [_FINISHED], "nextPageToken": "", "hasMore": False},
     "JobReader_GetJob": {"job": _FINISHED},
     "JobReader_CancelJob": {},

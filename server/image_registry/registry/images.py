@@ -9,6 +9,7 @@ from image_registry.codec import decode_definition, encode_definition
 from image_registry.errors import Reason, RegistryError, Resource, image_not_found
 from image_registry.lifecycle import CLAIMABLE
 from image_registry.models import (
+    BuildLock,
     ImageStatus,
     JobKind,
     JobStatus,
@@ -99,6 +100,15 @@ class Images:
             raise image_not_found(name)
         return image
 
+    async def lock(self, name: str) -> BuildLock:
+        """What the image's last good build was made of. Raises RegistryError IMAGE_NOT_FOUND, IMAGE_HAS_NO_LOCK."""
+        found = await self._db.read(lambda conn: images.build_lock(conn, name))
+        if found is None:
+            raise image_not_found(name)
+        if not found.lock_file:
+            raise _has_no_lock(name)
+        return found
+
     async def page(self, *, after: str, size: int, filters: Sequence[LibraryFilter]) -> tuple[list[StoredImage], bool]:
         """Up to `size` images in name order behind the name `after`, and whether there are more."""
         return await self._db.read(lambda conn: image_pages.page(conn, after=after, size=size, filters=filters))
@@ -147,6 +157,15 @@ async def _cancel_build(conn: Connection, image_id: int) -> None:
 def _already_exists(name: str) -> RegistryError:
     return RegistryError(
         Reason.IMAGE_ALREADY_EXISTS, f"an image named {name!r} exists already", resource=Resource("image", name)
+    )
+
+
+def _has_no_lock(name: str) -> RegistryError:
+    return RegistryError(
+        Reason.IMAGE_HAS_NO_LOCK,
+        f"{name!r} has no lock: no build of this service has made it yet",
+        resource=Resource("image", name),
+        blockers=(Resource("image", name, "was not built by this service"),),
     )
 
 

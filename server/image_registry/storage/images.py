@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from image_registry import limits
-from image_registry.models import PipLibrary, Priority, RegistryIdentity, StoredImage, StoredJob
+from image_registry.models import BuildLock, PipLibrary, Priority, RegistryIdentity, StoredImage, StoredJob
 from image_registry.requirements import library_key, version_key
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
@@ -45,6 +45,12 @@ async def child_names(conn: Connection, image_id: int) -> list[str]:
     """The names of the first images that are built on this one."""
     cursor = await conn.execute(_SQL["children"], {"id": image_id, "limit": limits.CHILDREN_NAMED})
     return [row["name"] for row in await cursor.fetchall()]
+
+
+async def build_lock(conn: Connection, name: str) -> BuildLock | None:
+    """What the last good build of that image was made of; None: there is no such image."""
+    row = await (await conn.execute(_SQL["build_lock"], {"name": name})).fetchone()
+    return None if row is None else BuildLock(row["digest"], row["lock"])
 
 
 async def create(

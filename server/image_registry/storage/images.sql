@@ -58,6 +58,9 @@ with base as (
 )
 select (select id from base) as base_id, {job} from (values (1)) as always left join j on true
 
+-- name: build_lock
+select digest, lock from images where name = %(name)s
+
 -- name: start_rebuild
 update images set status = 2, status_before_rebuild = status, next_definition = null, updated_at = now()
 where id = %(id)s and status in (3, 4, 5)

@@ -2,18 +2,22 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from ri.api.imageregistry import image_lock_pb2, jobs_pb2
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import job_status_pb2 as status
-from ri.api.imageregistry import jobs_pb2
+from ri.api.imageregistry.image_lock_pb2_grpc import ImageLocksStub
 
+from image_registry.builds.oci.layout import Layout
 from image_registry.builds.plan import Limits, PackageIndex
 from image_registry.registry.builds import MAX_FAULTS, Builds
 from image_registry.registry.job_logs import JobLogs
@@ -24,6 +28,7 @@ from image_registry.worker.loop import Worker, WorkerConfig
 from tests.fixtures import package_index as wheels
 from tests.fixtures.base_image import TestBase
 from tests.fixtures.package_index import make_wheel
+from tests.fixtures.refusals import refused
 from tests.fixtures.service import Service, make_settings, running_service
 
 pytestmark = [pytest.mark.xdist_group("base"), pytest.mark.timeout(180)]
@@ -82,6 +87,31 @@ async def test_a_build_that_can_be_made_is_completed(
     assert job.status == status.JOB_STATUS_SUCCEEDED, job.job_progress_str
     assert job.termination_reason == jobs_pb2.TERMINATION_REASON_COMPLETED
     assert "good" in [library.name for library in (await real.get("one")).pip_libraries]
+
+
+async def test_the_lock_of_a_build_can_be_read(
+    real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex
+) -> None:
+    """Every wheel with its hash; an image that was never built here has none, and says so."""
+    filename, data = make_wheel("good")
+    package_index.add((filename, data))
+    locks: Any = ImageLocksStub(real.channel)
+    created = await real.create("one", "good")
+    for name, reason in (("one", "IMAGE_HAS_NO_LOCK"), ("nobody", "IMAGE_NOT_FOUND")):
+        refusal = await refused(locks.GetImageLock(image_lock_pb2.GetImageLockRequest(name=name)))
+        assert refusal.reason == reason
+    async with building(database, tmp_path, package_index):
+        await ended(real, created.job.job_id)
+    lock = await locks.GetImageLock(image_lock_pb2.GetImageLockRequest(name="one"))
+    layout = Layout(tmp_path / "repositories" / "managed" / "one")
+    assert lock.digest == layout.manifest("latest", "amd64").digest
+    assert [(x.name, x.version, x.filename, x.sha256, x.size) for x in lock.libraries] == [
+        ("good", "1.0", filename, hashlib.sha256(data).hexdigest(), len(data))
+    ]
+    await real.images.SyncImageTag(pb.SyncImageTagRequest(name="one", force=True))
+    await real.report("one", "good==1.0")
+    refusal = await refused(locks.GetImageLock(image_lock_pb2.GetImageLockRequest(name="one")))
+    assert refusal.reason == "IMAGE_HAS_NO_LOCK", "what was built elsewhere isn't what this service's lock says"
 
 
 async def test_requirements_that_cannot_be_met_are_the_users_error_and_not_tried_again(
