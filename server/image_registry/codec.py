@@ -10,6 +10,7 @@ from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import job_status_pb2, jobs_pb2
 
 from image_registry.models import (
+    CreatedImage,
     ImageDefinition,
     ImageReference,
     ImageStatus,
@@ -101,6 +102,17 @@ def encode_list_response(images: Iterable[StoredImage], next_page_token: str) ->
         parts += (_IMAGES_TAG, _varint(len(image.definition) + len(status)), image.definition, status)
     parts.append(pb.ListImagesResponse(next_page_token=next_page_token).SerializeToString())
     return b"".join(parts)
+
+
+def fill_created(message: pb.CreateImageResponse, created: CreatedImage) -> None:
+    """Write a create's answer into an empty message."""
+    message.image.MergeFromString(created.definition)
+    message.image.status = _Image.STATUS_BUILDING_FIRST_TIME
+    message.job.job_id = str(created.job_uuid)
+    message.job.job_type = jobs_pb2.JOB_TYPE_IMAGE_BUILDER
+    message.job.status = job_status_pb2.JOB_STATUS_REQUESTED
+    message.job.termination_reason = jobs_pb2.TERMINATION_REASON_NOT_TERMINATED
+    message.job.creation_time.CopyFrom(_timestamp(created.created_at))
 
 
 def fill_job(message: jobs_pb2.JobMetadata, job: StoredJob, *, full: bool) -> None:

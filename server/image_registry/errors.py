@@ -78,6 +78,11 @@ class Reason(Enum):
         "Another image has this name.",
         "Get the image: it may be what you want. Otherwise choose another name or delete it first.",
     )
+    REQUEST_ID_REUSED = _Entry(
+        Kind.FAILED_PRECONDITION,
+        "The `x-request-id` of a CreateImage was sent with another request before.",
+        "Send a new id with each new request, and the same id only with a repetition of the same request.",
+    )
     SYSTEM_IMAGE_PROTECTED = _Entry(
         Kind.PERMISSION_DENIED,
         "A system image was to be deleted.",

@@ -38,6 +38,10 @@ FILTERS = _limit(20, "entries", "`pipLibraries` of one ListImages")
 QUERY_VALUES = _limit(20, "entries", "`selectedStatuses`, and `selectedTypes`, of one ListJobs")
 REPORTED_LIBRARIES = _limit(5_000, "entries", "`pipLibraries` of one UpdateBuildInfo")
 PAGE_TOKEN = _limit(16_384, "characters", "a page token; one that carries the largest filter has about 14,500")
+REQUEST_ID = _limit(128, "characters", "`x-request-id` of a CreateImage")
+REQUEST_ID_SECONDS = _limit(
+    24 * 3600, "seconds", "the memory of an `x-request-id`", "it is forgotten at the next look, within minutes"
+)
 DEFAULT_PAGE = _limit(50, "entries", "a page when `pageSize` is 0", "a `pageSize` asks for more")
 LARGEST_PAGE = _limit(1_000, "entries", "a page", "a greater `pageSize` is taken as this")
 PAGE_BYTES = _limit(32 << 20, "bytes", "the images on one page", "the page ends earlier; the token leads on")

@@ -213,6 +213,15 @@ class StoredJob:
 
 
 @dataclass(frozen=True, slots=True)
+class CreatedImage:
+    """What a create is answered: an image that is BUILDING_FIRST_TIME, and its job, which is REQUESTED."""
+
+    definition: bytes
+    job_uuid: UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryIdentity:
     """What every replica of one registry shares: its id, and the secret that signs page tokens."""
 

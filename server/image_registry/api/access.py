@@ -13,6 +13,7 @@ import grpc
 from grpc import aio
 
 from image_registry.api.interceptors import abort
+from image_registry.api.request_ids import REQUEST_ID_HEADER
 from image_registry.errors import Reason, RegistryError
 from image_registry.models import Role
 from image_registry.registry import caller
@@ -24,7 +25,6 @@ from image_registry.registry.rates import Bucket, Rates
 log = logging.getLogger(__name__)
 
 KEY_HEADER = "rime-api-key"
-REQUEST_ID_HEADER = "x-request-id"
 _LINES = 10  # lines per second about refused calls
 _MEMBERS = frozenset({Role.MEMBER, Role.ADMIN})
 _EVERY_ROLE = frozenset(Role)

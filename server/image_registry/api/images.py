@@ -11,8 +11,9 @@ from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryServicer
 
 from image_registry.api import page_queries, validation
+from image_registry.api.request_ids import callers_request_ids
 from image_registry.api.tokens import PageTokens
-from image_registry.codec import encode_get_response, encode_list_response, fill_image, fill_job
+from image_registry.codec import encode_get_response, encode_list_response, fill_created, fill_image, fill_job
 from image_registry.registry.builds import Builds
 from image_registry.registry.images import Images
 from image_registry.registry.platform import Platform
@@ -44,10 +45,10 @@ class ImageRegistry(ImageRegistryServicer):
 
     async def CreateImage(self, request: pb.CreateImageRequest, context: _Context) -> pb.CreateImageResponse:
         """Record an image and launch its build."""
-        image, job = await self._images.create(validation.new_image(request, self._accepts))
+        ids = callers_request_ids(context.invocation_metadata() or ())
+        wanted = validation.new_image(request, self._accepts, ids)
         response = pb.CreateImageResponse()
-        fill_image(response.image, image)
-        fill_job(response.job, job, full=False)
+        fill_created(response, await self._images.create(wanted, request_id=ids[0] if ids else ""))
         return response
 
     async def GetImage(self, request: pb.GetImageRequest, context: _Context) -> bytes:  # type: ignore[override]

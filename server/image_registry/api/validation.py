@@ -17,12 +17,14 @@ from ri.api.imageregistry import jobs_pb2
 
 from image_registry import limits
 from image_registry import requirements as rules
+from image_registry.api.request_ids import REQUEST_ID_HEADER
 from image_registry.errors import Fault, invalid
 from image_registry.models import NewImage, PackageRequirement, PackageType, PipLibrary, PipRequirement
 
 T = TypeVar("T")
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_REQUEST_ID = re.compile(rf"[!-~]{{1,{limits.REQUEST_ID}}}")
 _UUID_FAULT = "must be a job's id, such as 0198c0de-0000-7000-8000-000000000000"
 
 
@@ -66,9 +68,13 @@ class Accepts:
     repository_prefix: str
 
 
-def new_image(request: pb.CreateImageRequest, accepts: Accepts) -> NewImage:
-    """The validated wish. Raises RegistryError INVALID_REQUEST with every fault."""
+def new_image(request: pb.CreateImageRequest, accepts: Accepts, request_ids: Sequence[str] = ()) -> NewImage:
+    """The validated wish; `request_ids` are the values of `x-request-id` beside it.
+
+    Raises RegistryError INVALID_REQUEST with every fault.
+    """
     faults = Faults()
+    faults.add(REQUEST_ID_HEADER, request_id_fault(request_ids))
     faults.add("name", rules.image_name_fault(request.name, accepts.repository_prefix + "/"))
     if not request.pip_requirements and not request.package_requirements:
         faults.add("pipRequirements", "must hold at least one requirement, or packageRequirements must")
@@ -79,6 +85,13 @@ def new_image(request: pb.CreateImageRequest, accepts: Accepts) -> NewImage:
         faults.add("pythonVersion", f"must be one of {', '.join(accepts.python_versions)}, or empty")
     faults.stop()
     return NewImage(request.name, version, tuple(pips), tuple(packages))
+
+
+def request_id_fault(sent: Sequence[str]) -> str | None:
+    """What is wrong with the ids that a request carries; none is fine."""
+    if not sent or (len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0])):
+        return None
+    return f"must be one id of 1 to {limits.REQUEST_ID} printable ASCII characters without blanks, such as a UUID"
 
 
 def image_name(name: str) -> str:

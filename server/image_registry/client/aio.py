@@ -72,15 +72,19 @@ class AsyncImageRegistryClient(base.ClientBase):
         *,
         package_type: PackageType = PackageType.APT,
         python_version: str = "",
+        request_id: str | None = None,
     ) -> CreateImageResult:
         """Record a new image and launch its build; `wait` waits for it.
 
         Requirements are strings such as 'numpy>=1.26' and 'git', or the typed values. `package_type` is that of the
-        packages given as strings. An empty `python_version` is the deployment's default.
-        Raises AlreadyExistsError, InvalidArgumentError with all faults.
+        packages given as strings. An empty `python_version` is the deployment's default. Within a day the same
+        request under the same `request_id` is answered as the first one was: give one of your own to repeat a create
+        safely from another process; without one, each call has a new one.
+        Raises AlreadyExistsError, InvalidArgumentError with all faults, FailedPreconditionError for a `request_id`
+        that was sent with another request.
         """
         return await self._perform(
-            base.create_call(name, pip_requirements, package_requirements, package_type, python_version)
+            base.create_call(name, pip_requirements, package_requirements, package_type, python_version, request_id)
         )
 
     async def get_image(self, name: str) -> ManagedImage:
@@ -209,7 +213,7 @@ class AsyncImageRegistryClient(base.ClientBase):
         match step:
             case Send(call, timeout, wait_for_ready):
                 invoke: Any = self._open().unary_unary(call.method, calls.encode)
-                metadata = self._key.metadata()
+                metadata = (*self._key.metadata(), *call.metadata)
                 return call.read(
                     await invoke(call.request, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
                 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from image_registry.client.models import (
     PipRequirement,
 )
 from image_registry.client.requirements import as_list, library, library_filter, package_requirement, pip_requirement
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 class ClientBase:
@@ -66,13 +70,17 @@ def create_call(
     packages: Iterable[str | PackageRequirement],
     package_type: PackageType,
     python_version: str,
+    request_id: str | None,
 ) -> Call[CreateImageResult]:
-    """CreateImage out of what a caller wrote. Raises RequirementError."""
+    """CreateImage out of what a caller wrote. Raises RequirementError, ValueError for a malformed `request_id`."""
+    if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
+        raise ValueError(f"request_id must be 1 to 128 printable ASCII characters without blanks, not {request_id!r}")
     return calls.create_image(
         name,
         [pip_requirement(one) for one in as_list(pips)],
         [package_requirement(one, package_type) for one in as_list(packages)],
         python_version,
+        request_id or str(uuid.uuid4()),
     )
 
 

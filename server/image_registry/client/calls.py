@@ -26,6 +26,7 @@ from image_registry.client.models import (
 )
 
 T = TypeVar("T")
+REQUEST_ID = "x-request-id"
 READ_JOB_LOGS = "/rime.JobLogs/ReadJobLogs"
 
 
@@ -38,12 +39,13 @@ class Safety(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One unary call: full method name, request, and how the encoded answer becomes a value."""
+    """One unary call: full method name, request, how the encoded answer becomes a value, and its own metadata."""
 
     method: str
     request: Message
     read: Callable[[bytes], T]
     safety: Safety
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,13 @@ class Page(Generic[T]):
 
 
 def create_image(
-    name: str, pips: Iterable[PipRequirement], packages: Iterable[PackageRequirement], python_version: str
+    name: str,
+    pips: Iterable[PipRequirement],
+    packages: Iterable[PackageRequirement],
+    python_version: str,
+    request_id: str,
 ) -> Call[CreateImageResult]:
-    """CreateImage."""
+    """CreateImage, which its id makes idempotent."""
     request = pb.CreateImageRequest(
         name=name,
         pip_requirements=[convert.pip_requirement_message(pip) for pip in pips],
@@ -69,7 +75,8 @@ def create_image(
         answer = pb.CreateImageResponse.FromString(data)
         return CreateImageResult(convert.image_from(answer.image), convert.job_from(answer.job))
 
-    return Call("/rime.ImageRegistry/CreateImage", request, read, Safety.ONCE)
+    metadata = ((REQUEST_ID, request_id),)
+    return Call("/rime.ImageRegistry/CreateImage", request, read, Safety.REPEATABLE, metadata)
 
 
 def get_image(name: str) -> Call[ManagedImage]:

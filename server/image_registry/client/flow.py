@@ -18,6 +18,7 @@ from image_registry.client.errors import CallError, DeadlineExceededError, Resou
 
 T = TypeVar("T")
 _UNTOUCHED = {"OVERLOADED", "RATE_LIMITED"}  # the service's reasons for turning a call away before doing anything
+_LASTING = {"QUEUE_LIMIT", "IMAGE_LIMIT"}  # limits that pass when builds end or images go: the caller's to decide
 _PROBE_SECONDS = 2.0
 
 
@@ -121,8 +122,9 @@ def _delay(call: Call[Any], error: CallError, attempt: int, policy: RetryPolicy)
     """Seconds until the call may be sent again; None: it may not."""
     if attempt >= policy.attempts:
         return None
-    turned_away = isinstance(error, ResourceExhaustedError) and error.reason in _UNTOUCHED
-    invited = isinstance(error, ResourceExhaustedError) and error.retry_after is not None
+    busy = isinstance(error, ResourceExhaustedError)
+    turned_away = busy and error.reason in _UNTOUCHED
+    invited = busy and error.retry_after is not None and error.reason not in _LASTING
     repeatable = call.safety is Safety.REPEATABLE and (invited or isinstance(error, UnavailableError))
     if not (turned_away or repeatable):
         return None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from image_registry.codec import decode_definition, encode_definition
 from image_registry.errors import Reason, RegistryError, Resource, image_not_found
 from image_registry.lifecycle import CLAIMABLE
 from image_registry.models import (
     BuildLock,
+    CreatedImage,
     ImageStatus,
     JobKind,
     JobStatus,
@@ -27,9 +30,12 @@ from image_registry.registry import caller
 from image_registry.registry.platform import PlatformConfig, ensure_system_image
 from image_registry.registry.quotas import Quotas
 from image_registry.requirements import system_image_name
-from image_registry.storage import image_pages, images, jobs
+from image_registry.storage import create_requests, image_pages, images, jobs
+from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection, Database
 from image_registry.storage.image_reads import ImageReads
+
+_AFTER_THE_FIRST = {Reason.IMAGE_ALREADY_EXISTS, Reason.QUEUE_LIMIT, Reason.IMAGE_LIMIT}  # what the first create causes
 
 
 class Images:
@@ -45,13 +51,39 @@ class Images:
         """What all replicas on this database share."""
         return await self._db.read(images.identity)
 
-    async def create(self, wanted: NewImage) -> tuple[StoredImage, StoredJob]:
-        """Record an image and launch its build: in one statement if its system image is there at the current tag,
-        else together with that one's creation or rebuild.
+    async def create(self, wanted: NewImage, *, request_id: str = "") -> CreatedImage:
+        """Record an image and launch its build. The same wish under the same `request_id` of the same caller is
+        answered as the first one was, whatever has become of the image.
 
-        Raises RegistryError IMAGE_ALREADY_EXISTS, QUEUE_LIMIT, IMAGE_LIMIT.
+        Raises RegistryError IMAGE_ALREADY_EXISTS, QUEUE_LIMIT, IMAGE_LIMIT, REQUEST_ID_REUSED.
         """
         creator = caller.current().identity
+        if not request_id:
+            return await self._create(wanted, creator, None)
+        request = RequestKey(creator, request_id, _fingerprint(wanted))
+        while True:
+            try:
+                return await self._create(wanted, creator, request)
+            except KnownRequestError:
+                if first := await self._first_answer(request):
+                    return first  # none: it has expired this moment
+            except RegistryError as error:
+                if error.reason in _AFTER_THE_FIRST and (first := await self._first_answer(request)):
+                    return first
+                raise
+
+    async def _first_answer(self, request: RequestKey) -> CreatedImage | None:
+        found = await self._db.read(lambda conn: create_requests.first_answer(conn, request))
+        if found is None:
+            return None
+        created, fingerprint = found
+        if fingerprint != request.fingerprint:
+            raise _is_reused(request.request_id)
+        return created
+
+    async def _create(self, wanted: NewImage, creator: str, request: RequestKey | None) -> CreatedImage:
+        """In one statement if the system image is there at the current tag, else together with that one's creation or
+        rebuild."""
         await self._quotas.check(creator)
         definition = self._config.user_definition(wanted)
         image = StoredImage(
@@ -73,6 +105,7 @@ class Images:
                 repository=definition.repo_uri,
                 priority=Priority.INTERACTIVE,
                 creator=creator,
+                request=request,
             )
 
         async def with_base(conn: Connection) -> StoredJob:
@@ -83,6 +116,8 @@ class Images:
             )
             if job is None:  # to be raised in here: the system image isn't made for nothing either
                 raise _already_exists(wanted.name)
+            if request is not None:
+                await create_requests.remember(conn, request, _created(job))
             return job
 
         base_id, job = await self._db.write_once(quickly)
@@ -91,7 +126,7 @@ class Images:
         elif job is None:
             raise _already_exists(wanted.name)
         self._db.announce(jobs.CHANNEL)
-        return replace(image, id=job.image_id), job
+        return _created(job)
 
     async def get(self, name: str) -> PublishedImage:
         """The image with the names of those that are built on it. Raises RegistryError IMAGE_NOT_FOUND."""
@@ -152,6 +187,22 @@ async def _cancel_build(conn: Connection, image_id: int) -> None:
     await jobs.request_cancel(conn, job)
     if job.status in CLAIMABLE:
         await jobs.finish(conn, job, JobStatus.CANCELLED, TerminationReason.COMPLETED, "cancelled: image deleted")
+
+
+def _created(job: StoredJob) -> CreatedImage:
+    return CreatedImage(job.definition, job.uuid, job.created_at)
+
+
+def _fingerprint(wanted: NewImage) -> bytes:
+    return hashlib.sha256(json.dumps(asdict(wanted)).encode()).digest()
+
+
+def _is_reused(request_id: str) -> RegistryError:
+    return RegistryError(
+        Reason.REQUEST_ID_REUSED,
+        f"x-request-id {request_id!r} was sent with another request: send a new id with each new request",
+        resource=Resource("request", request_id),
+    )
 
 
 def _already_exists(name: str) -> RegistryError:

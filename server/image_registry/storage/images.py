@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from psycopg import errors as pg
+
 from image_registry import limits
 from image_registry.models import BuildLock, PipLibrary, Priority, RegistryIdentity, StoredImage, StoredJob
 from image_registry.requirements import library_key, version_key
+from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
 from image_registry.storage.rows import present, to_image, to_job
@@ -63,15 +66,30 @@ async def create(
 
 
 async def create_on_current_base(
-    conn: Connection, image: StoredImage, *, base: str, repository: str, priority: Priority, creator: str
+    conn: Connection,
+    image: StoredImage,
+    *,
+    base: str,
+    repository: str,
+    priority: Priority,
+    creator: str,
+    request: RequestKey | None = None,
 ) -> tuple[int | None, StoredJob | None]:
     """Write a new user's image whose base is there, at the same tag and not FAILED, and its first build job.
 
     One statement, and so a transaction by itself. Returns the base's id and the job; no id: there is no such base;
-    an id without a job: the name is taken.
+    an id without a job: the name is taken. With `request` the answer is remembered in the same statement; raises
+    KnownRequestError for a known one.
     """
     values = _new(image, repository, priority, creator) | {"base": base}
-    row = await (await conn.execute(_SQL["create_on_current_base"], values)).fetchone()
+    statement = _SQL["create_on_current_base"]
+    if request is not None:
+        statement = _SQL["create_once_on_current_base"]
+        values |= {"request_id": request.request_id, "fingerprint": request.fingerprint}
+    try:
+        row = await (await conn.execute(statement, values)).fetchone()
+    except pg.UniqueViolation as error:
+        raise KnownRequestError from error
     if row is None or row["base_id"] is None:
         return None, None
     return row["base_id"], None if row["id"] is None else to_job(row)

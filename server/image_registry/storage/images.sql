@@ -41,10 +41,8 @@ insert into jobs as j (kind, priority, image_id, image_name, repository, definit
 select 1, %(priority)s, id, name, %(repository)s, definition, creator from image
 returning {job}
 
--- The same for a user's image whose base is there at the current tag: all of a create in one round trip.
--- base_id null: it is not; id null: the name is taken.
--- name: create_on_current_base
-with base as (
+-- part: new_on_base
+base as (
     select id from images where name = %(base)s and platform_tag = %(platform_tag)s and status <> 4
 ), image as (
     insert into images (name, role, status, python_version, platform_tag, base_image_id, definition, creator)
@@ -56,7 +54,23 @@ with base as (
     select 1, %(priority)s, id, name, %(repository)s, definition, creator from image
     returning *
 )
+
+-- part: base_and_job
 select (select id from base) as base_id, {job} from (values (1)) as always left join j on true
+
+-- The same for a user's image whose base is there at the current tag: all of a create in one round trip.
+-- base_id null: it is not; id null: the name is taken.
+-- name: create_on_current_base
+with {new_on_base}
+{base_and_job}
+
+-- The same, remembered under the caller's id of the request. A known id is a unique violation: nothing is written.
+-- name: create_once_on_current_base
+with {new_on_base}, remembered as (
+    insert into create_requests (creator, request_id, fingerprint, definition, job_uuid, created_at)
+    select creator, %(request_id)s, %(fingerprint)s, definition, uuid, created_at from j
+)
+{base_and_job}
 
 -- name: build_lock
 select digest, lock from images where name = %(name)s

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from image_registry import limits
 from image_registry.builds.plan import Limits, PackageIndex
 from image_registry.builds.runner import remove_leftovers
 from image_registry.errors import RegistryError
 from image_registry.registry.builds import Builds
 from image_registry.registry.job_logs import JobLogs
 from image_registry.settings import Settings
-from image_registry.storage import images
+from image_registry.storage import create_requests, images
 from image_registry.storage.database import Database
 from image_registry.worker.execution import BuilderConfig, Executor
 from image_registry.worker.loop import Worker, WorkerConfig
@@ -48,21 +49,23 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
         ),
     )
     ready(str(worker.agent_id))
-    caretaker = asyncio.create_task(_take_care(logs, config.work_dir))
+    caretaker = asyncio.create_task(_take_care(db, logs, config.work_dir))
     try:
         await worker.run(stop)
     finally:
         caretaker.cancel()
 
 
-async def _take_care(logs: JobLogs, work_dir: Path) -> None:
-    """Remove logs that are over their time, and folders of builds whose worker was killed."""
+async def _take_care(db: Database, logs: JobLogs, work_dir: Path) -> None:
+    """Remove logs and request ids that are over their time, and folders of builds whose worker was killed."""
     while True:
         with suppress(OSError):
             if removed := await asyncio.to_thread(remove_leftovers, work_dir):
                 log.info("%d folders of builds that were killed are removed", removed)
         with suppress(RegistryError):
             while await logs.expire():
+                pass
+            while await db.write(lambda conn: create_requests.expire(conn, limits.REQUEST_ID_SECONDS)):
                 pass
         await asyncio.sleep(CARE_INTERVAL)
 

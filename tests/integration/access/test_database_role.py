@@ -19,7 +19,7 @@ from image_registry.models import BuildReport, Outcome, PipLibrary, Role, Termin
 from image_registry.registry.builds import Builds
 from image_registry.registry.job_logs import JobLogs
 from image_registry.registry.keys import Keys
-from image_registry.storage import migrations
+from image_registry.storage import create_requests, migrations
 from image_registry.storage.database import Database
 from tests.fixtures.keyed import Person
 from tests.fixtures.service import make_settings, running_service
@@ -49,7 +49,8 @@ async def test_it_is_enough_for_everything_that_is_served_and_built(
         member, admin, system = (Person(service, people[role]) for role in (Role.MEMBER, Role.ADMIN, Role.SYSTEM))
         await service.images.EnsureImageExistence(pb.EnsureImageExistenceRequest(), metadata=system.metadata)
         await _build_everything(service.server.database)
-        created = await member.create("one")
+        created = await member.create("one", request_id="id-1")
+        assert (await member.create("one", request_id="id-1")) == created
         await member.cancel(created.job.job_id)
         await service.images.SyncImageTag(pb.SyncImageTagRequest(name="one", force=True), metadata=system.metadata)
         await _build_everything(service.server.database)
@@ -62,10 +63,11 @@ async def test_it_is_enough_for_everything_that_is_served_and_built(
         await _build_everything(service.server.database)
         logs = JobLogs(service.server.database, retention=0)
         assert await logs.expire() > 0
+        await service.server.database.write(lambda conn: create_requests.expire(conn, 0))
     with psycopg.connect(dsn) as owner:
         audited = owner.execute("select count(*) from audit_log where who <> 'operator'").fetchone()
         used = owner.execute("select count(*) from api_keys where last_used_at is not null").fetchone()
-    assert audited == (5,)
+    assert audited == (6,)
     assert used == (3,)
 
 

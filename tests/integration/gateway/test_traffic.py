@@ -113,6 +113,7 @@ async def test_the_key_passes_and_nothing_else_can_be_pretended(shared: Proxied)
     assert answer.status_code == 200
     seen = shared.upstream.images.metadata
     assert (seen["rime-api-key"], seen["x-request-id"]) == ("secret-key", "my-id")
+    assert "x-request-id-generated" not in seen
     assert answer.headers["x-request-id"] == "my-id"
     assert not [(name, value) for name, value in pretended.items() if seen.get(name) == value]
 

@@ -25,6 +25,7 @@ class Refused:
     path: str
     body: Any = None
     as_role: str = ""
+    request_id: str = ""
 
 
 NUMPY = {"pipRequirements": [{"name": "numpy"}]}
@@ -37,6 +38,8 @@ BY_THE_SERVICE = (
     ),
     Refused("a package without type", "POST", "/v1/images", {"name": "a", "packageRequirements": [{"name": "vim"}]}),
     Refused("a taken name", "POST", "/v1/images", {"name": "vision", **NUMPY}),
+    Refused("an id sent with another body", "POST", "/v1/images", {"name": "b", **NUMPY}, request_id="id-1"),
+    Refused("a malformed id", "POST", "/v1/images", {"name": "b", **NUMPY}, request_id="a b"),
     Refused("no such image", "GET", "/v1/images/other"),
     Refused("no such image", "DELETE", "/v1/images/other"),
     Refused("a system image", "DELETE", "/v1/images/system-python-3-11"),
@@ -59,10 +62,11 @@ BY_ACCESS = (
 
 @asynccontextmanager
 async def service_with_an_image(dsn: str, folder: Path) -> AsyncIterator[tuple[Rest, str]]:
-    """The product with the image `vision`, READY, and the id of the job that built it."""
+    """The product with the image `vision`, READY, created under the id `id-1`, and the id of the job that built it."""
     bases = {"3.11": "oci:/bases/python3.11:latest"}
     async with running_rest(make_settings(base_images=bases), dsn, folder) as rest:
-        job = (await rest.service.create("vision")).job.job_id
+        created = await rest.http.post("/v1/images", json={"name": "vision", **NUMPY}, headers={"x-request-id": "id-1"})
+        job = created.json()["job"]["jobId"]
         await rest.service.report("vision", "numpy==1.0")
         yield rest, job
 
@@ -81,6 +85,8 @@ async def service_with_keys(dsn: str, folder: Path) -> AsyncIterator[tuple[Rest,
 async def send(rest: Rest, refused: Refused, *, job: str = "", key: str = "") -> httpx.Response:
     """The answer to a request that is to be refused."""
     headers = {"rime-api-key": key} if key else {}
+    if refused.request_id:
+        headers["x-request-id"] = refused.request_id
     path = refused.path.replace("{job}", job)
     response = await rest.http.request(refused.method, path, json=refused.body, headers=headers)
     assert response.status_code >= 400, (refused, response.text)

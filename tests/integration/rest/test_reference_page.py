@@ -107,7 +107,8 @@ async def test_the_tables_hold_what_a_running_service_answers(dsn: str, tmp_path
         for refused in BY_THE_SERVICE:
             response = await send(rest, refused, job=job)
             body = f" {json.dumps(refused.body)}" if refused.body else ""
-            service.append(described(response, refused.wrong, f"{refused.method} {refused.path}{body}"))
+            header = f" (x-request-id: {refused.request_id})" if refused.request_id else ""
+            service.append(described(response, refused.wrong, f"{refused.method} {refused.path}{body}{header}"))
         gateway = await answers_of_the_gateway(rest)
     access = []
     async with service_with_keys(dsn, tmp_path) as (rest, keys):

@@ -97,6 +97,14 @@ def check_access(conn: psycopg.Connection) -> None:
     assert conn.execute("select what, target from audit_log").fetchall() == [("CreateImage", "vision")]
 
 
+def write_requests(conn: psycopg.Connection) -> None:
+    conn.execute("insert into create_requests select 'abc', 'id', sha256('x'), definition, uuid, now() from jobs")
+
+
+def check_requests(conn: psycopg.Connection) -> None:
+    assert conn.execute("select request_id, job_uuid::text from create_requests").fetchall() == [("id", JOB)]
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -107,6 +115,7 @@ DATA = {
     2: Data(write_logs, check_logs),
     3: Data(write_access, check_access),
     4: Data(nothing, nothing),
+    5: Data(write_requests, check_requests),
 }
 
 

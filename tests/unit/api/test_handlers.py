@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -21,6 +20,7 @@ from image_registry.api.validation import Accepts
 from image_registry.codec import encode_definition
 from image_registry.errors import image_not_found, job_not_found
 from image_registry.models import (
+    CreatedImage,
     ImageDefinition,
     ImageReference,
     ImageStatus,
@@ -105,9 +105,9 @@ class Registry:
         self.remaining: float | None = None
         self.more = False
 
-    async def create(self, wanted: NewImage) -> tuple[StoredImage, StoredJob]:
-        self.asked.append(wanted)
-        return replace(IMAGE, status=ImageStatus.BUILDING_FIRST_TIME), RUNNING
+    async def create(self, wanted: NewImage, *, request_id: str) -> CreatedImage:
+        self.asked.append((wanted, request_id))
+        return CreatedImage(IMAGE.definition, JOB, NOW)
 
     async def get(self, key: str | UUID) -> PublishedImage | StoredJob:
         self.remaining = deadline.remaining()
@@ -165,13 +165,34 @@ def details(answer: Answer) -> list[str]:
 def test_create(registry: Registry) -> None:
     request = pb.CreateImageRequest(name="a", pip_requirements=[{"name": "numpy", "version_specifier": "1.0"}])
     answer = images(registry).call("CreateImage", request)
-    assert registry.asked == [NewImage("a", "3.12", (PipRequirement("numpy", "1.0"),))]
+    assert registry.asked == [(NewImage("a", "3.12", (PipRequirement("numpy", "1.0"),)), "")]
     assert answer.response.image.status == pb.ManagedImage.STATUS_BUILDING_FIRST_TIME
     assert answer.response.image.base_image.name == BASE.name
     assert answer.response.job.job_id == str(JOB)
-    assert answer.response.job.status == job_status_pb2.JOB_STATUS_RUNNING
-    assert answer.response.job.cancellation_requested
-    assert answer.response.job.job_progress_str == ""
+    assert answer.response.job.status == job_status_pb2.JOB_STATUS_REQUESTED
+    assert answer.response.job.creation_time.ToDatetime(UTC) == NOW
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ((("x-request-id", "a:b/1"),), "a:b/1"),
+        ((("x-request-id", "1"), ("x-request-id-generated", "gateway")), ""),
+    ],
+)
+def test_a_create_carries_its_callers_own_id(registry: Registry, metadata: Any, expected: str) -> None:
+    request = pb.CreateImageRequest(name="a", pip_requirements=[{"name": "numpy"}])
+    assert images(registry).call("CreateImage", request, metadata).code is grpc.StatusCode.OK
+    assert registry.asked[0][1] == expected
+
+
+@pytest.mark.parametrize("ids", [("",), ("a b",), ("x" * 129,), ("é",), ("1", "2")])
+def test_ids_of_requests_are_bounded(registry: Registry, ids: tuple[str, ...]) -> None:
+    request = pb.CreateImageRequest(name="No", pip_requirements=[{"name": "numpy"}])
+    answer = images(registry).call("CreateImage", request, tuple(("x-request-id", one) for one in ids))
+    assert (answer.code, registry.asked) == (grpc.StatusCode.INVALID_ARGUMENT, [])
+    assert "x-request-id: must be one id of 1 to 128 printable ASCII characters" in answer.message
+    assert "name: must match" in answer.message
 
 
 def test_a_faulty_create_reaches_no_use_case(registry: Registry) -> None:

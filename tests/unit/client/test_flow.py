@@ -20,7 +20,8 @@ from image_registry.client.calls import Call, Safety
 from image_registry.client.flow import Flow, Limits, Pause, Send, Step, perform
 
 READ = calls.get_image("vision")
-WRITE = calls.create_image("vision", [], [], "")
+WRITE = calls.delete_image("vision")
+CREATE = calls.create_image("vision", [], [], "", "id-1")
 POLICY = RetryPolicy(attempts=3, first_delay=0.1, longest_delay=1.0)
 
 
@@ -110,7 +111,8 @@ def test_every_attempt_gets_what_is_left_of_the_time() -> None:
         DeadlineExceededError("late"),
         InternalError("oops"),
         ResourceExhaustedError("the answer is larger than the client takes"),
-        ResourceExhaustedError("as many images as the limit allows", reason="IMAGE_LIMIT"),
+        ResourceExhaustedError("as many images as the limit allows", reason="IMAGE_LIMIT", retry_after=60.0),
+        ResourceExhaustedError("as many builds as the limit allows", reason="QUEUE_LIMIT", retry_after=5.0),
     ],
 )
 def test_what_a_repetition_doesnt_mend_is_raised_at_once(error: CallError) -> None:
@@ -150,10 +152,17 @@ def test_a_write_goes_on_when_the_probe_finds_a_server_after_all(answer: Any) ->
     assert world.run(perform(WRITE, world.limits)) == "created"
 
 
+def test_a_create_is_repeated_under_the_same_id() -> None:
+    world = World(UnavailableError("broke off"), "created")
+    assert world.run(perform(CREATE, world.limits)) == "created"
+    assert [call.metadata for call in world.sent] == [(("x-request-id", "id-1"),)] * 2
+
+
 def test_which_calls_may_be_repeated() -> None:
-    once = [WRITE, calls.delete_image("x"), calls.sync_image_tag("x", force=True)]
+    once = [WRITE, calls.sync_image_tag("x", force=True)]
     once.append(calls.update_build_info("x", built_successfully=True, libraries=[]))
-    repeatable = [READ, calls.list_images([], 0, ""), calls.get_job("x"), calls.list_jobs([], None, 0, "", full=True)]
+    repeatable = [READ, CREATE, calls.list_images([], 0, ""), calls.get_job("x")]
+    repeatable += [calls.list_jobs([], None, 0, "", full=True)]
     repeatable += [calls.cancel_job("x"), calls.ensure_image_existence(), calls.sync_image_tag("x", force=False)]
     assert {call.safety for call in once} == {Safety.ONCE}
     assert {call.safety for call in repeatable} == {Safety.REPEATABLE}

@@ -89,6 +89,11 @@ class ImageRegistryServicer:
 
         The answer comes before the build: poll GetImage until the status is READY or FAILED, or follow the job.
         INVALID_ARGUMENT lists every fault of the request at once; ALREADY_EXISTS when the name is taken.
+
+        A caller who may have to repeat the call sends an ID of its own, at most 128 printable ASCII characters without
+        blanks, in the metadata entry (over REST: the header) `x-request-id`. For a day the same request under the same
+        ID of the same caller makes no second image: it gets the first answer again, whatever has become of the image
+        since. FAILED_PRECONDITION when the ID came with another request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

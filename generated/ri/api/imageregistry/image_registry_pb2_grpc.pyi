@@ -43,6 +43,11 @@ class ImageRegistryStub:
 
     The answer comes before the build: poll GetImage until the status is READY or FAILED, or follow the job.
     INVALID_ARGUMENT lists every fault of the request at once; ALREADY_EXISTS when the name is taken.
+
+    A caller who may have to repeat the call sends an ID of its own, at most 128 printable ASCII characters without
+    blanks, in the metadata entry (over REST: the header) `x-request-id`. For a day the same request under the same
+    ID of the same caller makes no second image: it gets the first answer again, whatever has become of the image
+    since. FAILED_PRECONDITION when the ID came with another request.
     """
     GetImage: _grpc.UnaryUnaryMultiCallable[_image_registry_pb2.GetImageRequest, _image_registry_pb2.GetImageResponse]
     """Returns one image.
@@ -99,6 +104,11 @@ class ImageRegistryAsyncStub(ImageRegistryStub):
 
     The answer comes before the build: poll GetImage until the status is READY or FAILED, or follow the job.
     INVALID_ARGUMENT lists every fault of the request at once; ALREADY_EXISTS when the name is taken.
+
+    A caller who may have to repeat the call sends an ID of its own, at most 128 printable ASCII characters without
+    blanks, in the metadata entry (over REST: the header) `x-request-id`. For a day the same request under the same
+    ID of the same caller makes no second image: it gets the first answer again, whatever has become of the image
+    since. FAILED_PRECONDITION when the ID came with another request.
     """
     GetImage: _aio.UnaryUnaryMultiCallable[_image_registry_pb2.GetImageRequest, _image_registry_pb2.GetImageResponse]  # type: ignore[assignment]
     """Returns one image.
@@ -158,6 +168,11 @@ class ImageRegistryServicer(metaclass=_abc_1.ABCMeta):
 
         The answer comes before the build: poll GetImage until the status is READY or FAILED, or follow the job.
         INVALID_ARGUMENT lists every fault of the request at once; ALREADY_EXISTS when the name is taken.
+
+        A caller who may have to repeat the call sends an ID of its own, at most 128 printable ASCII characters without
+        blanks, in the metadata entry (over REST: the header) `x-request-id`. For a day the same request under the same
+        ID of the same caller makes no second image: it gets the first answer again, whatever has become of the image
+        since. FAILED_PRECONDITION when the ID came with another request.
         """
 
     @_abc_1.abstractmethod
