@@ -100,7 +100,7 @@ proto-baseline: third_party/googleapis ## make protos/ the published contract; r
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: system-tools test-unit test-faults test-abuse test-system rest-reference lock-published-clients bench bench-quick bench-build sbom \
-    licences-check typecheck coverage layers run
+    licences-check typecheck coverage layers docs run
 system-tools: ## install what builds a Debian base image (mmdebstrap), if this is root on Debian
 	@command -v mmdebstrap > /dev/null || { \
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
@@ -163,7 +163,7 @@ coverage: install test-base ## branch coverage of the layers that hold the rules
 	    --cov-fail-under=95
 
 .PHONY: format-check
-lint: format-check typecheck layers proto-lint generate-check licences-check ## every check that isn't a test
+lint: format-check typecheck layers proto-lint generate-check licences-check docs ## every check that isn't a test
 
 format-check: install ## style alone
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . || { echo "Run make format, then mend what ruff still names."; exit 1; }
@@ -173,6 +173,9 @@ format: install ## put the code into its one form
 
 typecheck: install ## strict types
 	@$(BIN)/mypy -p image_registry
+
+docs: install ## the pages of docs/ as a site in build/docs, links checked; without network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/docs/index.html"
 
 layers: install ## imports point one way
 	@$(BIN)/lint-imports --no-logo
