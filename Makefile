@@ -128,7 +128,7 @@ test-abuse: install ## both doors under full attack; prints load held, memory an
 bench: install ## the full benchmarks (about an hour at a million images); writes docs/performance/
 	@$(BIN)/python -m benchmarks
 
-bench-quick: install ## one line a figure, in minutes
+bench-quick: install ## one line a figure, in less than 3 minutes on a quiet machine
 	@$(BIN)/python -m benchmarks --quick
 
 SYSTEM_PACKAGES := golang-grpc-gateway golang-go golang-goprotobuf-dev golang-github-grpc-ecosystem-grpc-gateway-dev

@@ -30,9 +30,12 @@ def write(report: Report, *, images: int, command: str) -> None:
         "![Figures against their goals](goals.svg)",
         _table([["figure", "value", "spread", "goal", ""], *map(_goal_row, report.figures)]),
     ]
-    for title, rows in report.tables.items():
-        parts += [f"## {title}", _table(rows)]
-    (FOLDER / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (FOLDER / "README.md").write_text("\n\n".join([*parts, tables(report)]) + "\n", encoding="utf-8")
+
+
+def tables(report: Report) -> str:
+    """Everything beside the figures."""
+    return "\n\n".join(f"## {title}\n\n{_table(rows)}" for title, rows in report.tables.items())
 
 
 def _circumstances(images: int, command: str) -> str:

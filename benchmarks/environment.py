@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,7 +61,7 @@ class Environment:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop everything."""
-        self.stop(*self._servers)
+        self.stop_servers()
         await self._postgres.kill()
 
     def dsn(self, database: str) -> str:
@@ -104,19 +104,26 @@ class Environment:
             "IMAGE_REGISTRY_DATA_DIR": str(self.folder / "server"),
             "IMAGE_REGISTRY_PLATFORM_TAG": "v1",
         }
+        log = self.folder / f"server-{len(list(self.folder.glob('server-*.log')))}.log"
         began = time.monotonic()
-        process = subprocess.Popen(
-            argv, env=environment, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, start_new_session=True
-        )
+        with log.open("w", encoding="utf-8") as errors:
+            process = subprocess.Popen(
+                argv, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            )
         output = process.stdout or sys.stdin
         while lines:
             line = output.readline()
             if not line:
-                raise RuntimeError(f"{argv} ended with {process.wait()}")
+                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+                raise RuntimeError(f"{shlex.join(argv[:4])} … ended with {process.wait()}: {' '.join(last)}")
             lines -= "serving" in line
         server = Server(process, address, time.monotonic() - began)
         self._servers.append(server)
         return server
+
+    def stop_servers(self) -> None:
+        """End whatever server still runs."""
+        self.stop(*self._servers)
 
     def stop(self, *servers: Server) -> None:
         """End servers, and wait for them."""
@@ -147,8 +154,3 @@ def _cpu_seconds(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
     return 0.0
-
-
-async def settle(seconds: float = 0.5) -> None:
-    """Let what was started come to rest."""
-    await asyncio.sleep(seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections.abc import Iterator
 
 from ri.api.imageregistry import image_registry_pb2 as pb
 
@@ -54,13 +55,15 @@ def run(bench: Bench) -> None:
 
 def _create(bench: Bench, server: Server, *, checked: bool = True) -> Sample:
     """One round with fresh names."""
-    names = (f"bench-{secrets.token_hex(4)}-{number}" for number in itertools.count())
     count = int(_CALLS_A_SECOND * (bench.load.seconds + bench.load.warmup))
-    calls = [_call(name, checked=checked) for name in itertools.islice(names, count)]
-    file = bench.calls("create", calls)
+    file = bench.calls("create", list(itertools.islice(fresh_calls(checked=checked), count)))
     return bench.load.run(server.address, SERVICE + "CreateImage", file, streams=64, once=True, cpu=server.cpu_seconds)
 
 
-def _call(name: str, *, checked: bool) -> Call:
-    request = pb.CreateImageRequest(name=name, pip_requirements=_PIPS, python_version=data.PYTHON)
-    return Call(request.SerializeToString(), named(name) if checked else b"")
+def fresh_calls(*, checked: bool = True) -> Iterator[Call]:
+    """Creates of names that nobody has used; the answer has to hold the image."""
+    run = secrets.token_hex(4)
+    for number in itertools.count():
+        name = f"bench-{run}-{number}"
+        request = pb.CreateImageRequest(name=name, pip_requirements=_PIPS, python_version=data.PYTHON)
+        yield Call(request.SerializeToString(), named(name) if checked else b"")

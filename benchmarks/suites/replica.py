@@ -9,8 +9,8 @@ from benchmarks.measuring import rounds
 _STARTS = 3
 
 
-def run(bench: Bench) -> None:
-    """Start, memory, two processes."""
+def start(bench: Bench) -> None:
+    """How long a server takes from its process to SERVING."""
     environment, dsn = bench.environment, bench.dsn
     seconds = []
     for _ in range(_STARTS):
@@ -18,11 +18,24 @@ def run(bench: Bench) -> None:
         seconds.append(server.start_seconds)
         environment.stop(server)
     bench.report.add(Figure("start to SERVING, s", sorted(seconds)[_STARTS // 2], at_most=1))
+
+
+def memory(bench: Bench) -> None:
+    """What a server holds after 1,000 calls at once."""
+    server = bench.environment.registry(bench.dsn)
+    try:
+        bench.load.run(server.address, SERVICE + "GetImage", bench.get_calls(), streams=1000)
+        bench.report.add(Figure("memory after 1,000 open streams, MiB", server.resident_mib(), at_most=150))
+    finally:
+        bench.environment.stop(server)
+
+
+def processes(bench: Bench) -> None:
+    """What a second process on the same port brings."""
+    environment, dsn = bench.environment, bench.dsn
     calls = bench.get_calls()
     one, two = environment.registry(dsn), environment.registry(dsn, processes=2)
     try:
-        bench.load.run(one.address, SERVICE + "GetImage", calls, streams=1000)
-        bench.report.add(Figure("memory after 1,000 open streams, MiB", one.resident_mib(), at_most=150))
         found = rounds(
             {
                 "one process": bench.contender(one, "GetImage", calls, 64),

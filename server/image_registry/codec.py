@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from ri.api.imageregistry import image_registry_pb2 as pb
@@ -14,6 +15,7 @@ from image_registry.models import (
     ImageDefinition,
     ImageReference,
     ImageStatus,
+    ListedImage,
     PackageRequirement,
     PackageType,
     PipLibrary,
@@ -27,7 +29,9 @@ from image_registry.models import (
 
 _Image = pb.ManagedImage
 _MANAGED = pb.ImageReference.REFERENCE_TYPE_MANAGED
-_STATUS_FIELDS = {s: _Image(status=_Image.Status.ValueType(s)).SerializeToString() for s in ImageStatus}
+_STATUS_FIELDS: dict[int, bytes] = {
+    s: _Image(status=_Image.Status.ValueType(s)).SerializeToString() for s in ImageStatus
+}
 _IMAGE_TAG = bytes([pb.GetImageResponse.IMAGE_FIELD_NUMBER << 3 | 2])  # a field with a length
 _IMAGES_TAG = bytes([pb.ListImagesResponse.IMAGES_FIELD_NUMBER << 3 | 2])
 
@@ -94,12 +98,12 @@ def encode_get_response(image: PublishedImage) -> bytes:
     return _IMAGE_TAG + _varint(len(encoded)) + encoded
 
 
-def encode_list_response(images: Iterable[StoredImage], next_page_token: str) -> bytes:
+def encode_list_response(images: Iterable[ListedImage], next_page_token: str) -> bytes:
     """An encoded ListImagesResponse of images without children, made as `encode_get_response` does."""
     parts: list[bytes] = []
-    for image in images:
-        status = _STATUS_FIELDS[image.status]
-        parts += (_IMAGES_TAG, _varint(len(image.definition) + len(status)), image.definition, status)
+    for _, number, definition in images:
+        status = _STATUS_FIELDS[number]
+        parts += (_IMAGES_TAG, _varint(len(definition) + len(status)), definition, status)
     parts.append(pb.ListImagesResponse(next_page_token=next_page_token).SerializeToString())
     return b"".join(parts)
 
@@ -132,6 +136,7 @@ def fill_job(message: jobs_pb2.JobMetadata, job: StoredJob, *, full: bool) -> No
         message.job_progress_str = job.progress
 
 
+@lru_cache(4096)
 def _varint(value: int) -> bytes:
     """A length as protobuf writes it: seven bits a byte, the lowest first."""
     encoded = bytearray()

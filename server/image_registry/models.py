@@ -182,6 +182,14 @@ class PublishedImage(NamedTuple):
     child_names: tuple[str, ...] = ()
 
 
+class ListedImage(NamedTuple):
+    """What a page shows of an image; `status` is the number of an ImageStatus, `definition` as in `StoredImage`."""
+
+    name: str
+    status: int
+    definition: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class StoredJob:
     """A job as it is kept. `id` orders the queue, `uuid` is its public identity, `attempt` fences its worker.

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
-import shutil
 import sys
-from pathlib import Path
 
 import click
 
@@ -56,7 +53,7 @@ async def _build(address: str, http_address: str | None) -> bool:
             image = await _made(client)
     except BuildFailedError as error:
         build_failure(error).show()
-        click.echo(f"the product runs on; the image can be built again: {_program()} images sync {NAME}")
+        click.echo(f"the product runs on; the image can be built again: image-registry images sync {NAME}")
         return False
     except ImageRegistryError as error:
         click.echo(f"the example could not be made: {error}", err=True)
@@ -83,23 +80,12 @@ async def _made(client: AsyncImageRegistryClient) -> ManagedImage:
         return await follow(client, what, screen)
 
 
-def _program() -> str:
-    """This product's command line as it can be typed in another terminal of the same folder."""
-    own = Path(sys.executable).with_name("image-registry")
-    found = shutil.which("image-registry")
-    if not own.exists() or (found and Path(found).samefile(own)):
-        return "image-registry"
-    nearby = os.path.relpath(own)
-    return str(own) if nearby.startswith("..") else nearby
-
-
 def _what_next(image: ManagedImage, address: str, http_address: str | None) -> str:
     numpy = image.library_version(REQUIREMENT) or ""
-    program = shlex.quote(_program())
     server = "" if address == _USUAL_ADDRESS else f" --server {address}"
     steps = [
-        ("find it by what is installed in it", [f"{program} images list --with {REQUIREMENT}=={numpy}{server}"]),
-        ("make one of your own", [f"{program} images create mine --pip 'pandas>=2' --wait{server}"]),
+        ("find it by what is installed in it", [f"image-registry images list --with {REQUIREMENT}=={numpy}{server}"]),
+        ("make one of your own", [f"image-registry images create mine --pip 'pandas>=2' --wait{server}"]),
     ]
     if http_address is not None:
         body = f'{{"pipLibraries": [{{"name": "{REQUIREMENT}", "version": "{numpy}"}}]}}'

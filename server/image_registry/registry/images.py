@@ -17,6 +17,7 @@ from image_registry.models import (
     JobKind,
     JobStatus,
     LibraryFilter,
+    ListedImage,
     NewImage,
     Priority,
     PublishedImage,
@@ -144,7 +145,7 @@ class Images:
             raise _has_no_lock(name)
         return found
 
-    async def page(self, *, after: str, size: int, filters: Sequence[LibraryFilter]) -> tuple[list[StoredImage], bool]:
+    async def page(self, *, after: str, size: int, filters: Sequence[LibraryFilter]) -> tuple[list[ListedImage], bool]:
         """Up to `size` images in name order behind the name `after`, and whether there are more."""
         return await self._db.read(lambda conn: image_pages.page(conn, after=after, size=size, filters=filters))
 

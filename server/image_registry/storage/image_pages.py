@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-from psycopg.rows import DictRow
+from psycopg.rows import tuple_row
 
 from image_registry import limits
-from image_registry.models import LibraryFilter, StoredImage
+from image_registry.models import LibraryFilter, ListedImage
 from image_registry.requirements import library_key, version_key
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
-from image_registry.storage.rows import present, to_image
+from image_registry.storage.rows import present
 
 SAMPLE = 500  # entries behind the position: the condition that gets farthest with as many names is the rarest
 CANDIDATES = 3_000  # names of the rarest condition that are looked up before the lists are joined
@@ -29,33 +29,35 @@ _SQL = load("image_pages.sql")
 
 async def page(
     conn: Connection, *, after: str, size: int, filters: Sequence[LibraryFilter]
-) -> tuple[list[StoredImage], bool]:
+) -> tuple[list[ListedImage], bool]:
     """Up to `size` images behind the name `after`, each meeting every filter, and whether there are more.
 
     The page ends before its definitions exceed `limits.PAGE_BYTES`, though not before its first image.
     """
     values: dict[str, Any] = {"after": after, "limit": size + 1, "bytes": limits.PAGE_BYTES}
     rows = await _rows(conn, [_condition(number, wanted, values) for number, wanted in enumerate(filters)], values)
-    found = [to_image(row) for row in rows[:size]]
-    return found, bool(rows) and rows[0]["candidates"] > len(found)
+    found = [image for image in rows[:size] if image.definition is not None]
+    return found, len(rows) > len(found)
 
 
-async def _rows(conn: Connection, conditions: list[_Condition], values: dict[str, Any]) -> list[DictRow]:
+async def _rows(conn: Connection, conditions: list[_Condition], values: dict[str, Any]) -> list[ListedImage]:
     if not conditions:
-        return await _fetch(conn, _SQL["all_names"], values)
+        return await _fetch(conn, _SQL["all_images"], values)
     if len(conditions) == 1:
-        return await _fetch(conn, _list(conditions[0], "limit"), values)
+        return await _fetch(conn, _named(_list(conditions[0], "limit")), values)
     reached = await _reached(conn, conditions, values)
     conditions = sorted(conditions, key=lambda one: reached[one] or _THE_END, reverse=True)
-    rows = await _fetch(conn, _looked_up(conditions), values | {"walked": CANDIDATES})
-    if reached[conditions[0]] is None or (rows and rows[0]["candidates"] == values["limit"]):
+    rows = await _fetch(conn, _named(_looked_up(conditions)), values | {"walked": CANDIDATES})
+    if reached[conditions[0]] is None or len(rows) == values["limit"]:
         return rows
-    return await _fetch(conn, _joined(conditions), values)
+    return await _fetch(conn, _named(_joined(conditions)), values)
 
 
-async def _fetch(conn: Connection, names: LiteralString, values: dict[str, Any]) -> list[DictRow]:
-    statement = _fill("page", names=names)
-    return await (await conn.execute(statement, values, binary=True)).fetchall()  # as text, bytes come twice as long
+async def _fetch(conn: Connection, images: LiteralString, values: dict[str, Any]) -> list[ListedImage]:
+    """Rows in binary (as text, bytes come twice as long), and as tuples: a thousand dicts take longer than the rest."""
+    cursor = conn.cursor(binary=True, row_factory=tuple_row)
+    await cursor.execute(_fill("page", images=images), values)
+    return list(map(ListedImage._make, await cursor.fetchall()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,10 @@ async def _reached(
     return {one: row["reach" + one.number] for one in conditions}
 
 
+def _named(names: LiteralString) -> LiteralString:
+    return _fill("named_images", names=names)
+
+
 def _list(condition: _Condition, limit: LiteralString) -> LiteralString:
     return _fill("list", condition=condition.sql, limit=limit)
 
@@ -118,6 +124,7 @@ def _fill(name: str, **parts: LiteralString) -> LiteralString:
 
 _PLACES: dict[str, LiteralString] = {
     "condition": "<condition>",
+    "images": "<images>",
     "limit": "<limit>",
     "lists": "<lists>",
     "lookups": "<lookups>",

@@ -1,19 +1,20 @@
 -- What stands in angle brackets is filled in by `image_pages.py`, with text from here.
 
--- A page of the images that `names` names.
+-- Images as a page shows them. Those beyond its bytes come without definition, but never the first.
 -- name: page
-select * from (
-    select p.*, count(*) over () as candidates,
-        sum(octet_length(p.definition)) over (order by p.name rows unbounded preceding) as bytes,
-        row_number() over (order by p.name) as place
-    from (
-        select i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_id, i.definition
-        from (<names>) n join images i on i.name = n.image_name
-    ) p
-) q where q.bytes <= %(bytes)s or q.place = 1 order by q.name
+select p.name, p.status,
+    case when p.bytes <= %(bytes)s or p.bytes = octet_length(p.definition) then p.definition end as definition
+from (
+    select i.name, i.status, i.definition,
+        sum(octet_length(i.definition)) over (order by i.name rows unbounded preceding) as bytes
+    from <images>
+) p order by p.name
 
--- name: all_names
-select name as image_name from images where name > %(after)s order by name limit %(limit)s
+-- name: all_images
+(select name, status, definition from images where name > %(after)s order by name limit %(limit)s) i
+
+-- name: named_images
+(<names>) n join images i on i.name = n.image_name
 
 -- The names that meet a condition, in order.
 -- name: list

@@ -105,6 +105,19 @@ def check_requests(conn: psycopg.Connection) -> None:
     assert conn.execute("select request_id, job_uuid::text from create_requests").fetchall() == [("id", JOB)]
 
 
+def write_large_definition(conn: psycopg.Connection) -> None:
+    libraries = [pb.ManagedImage.PipLibrary(name=f"library-{number}", version="1.0") for number in range(200)]
+    more = pb.ManagedImage(pip_libraries=libraries).SerializeToString()
+    conn.execute("update images set definition = definition || %s where name = 'vision'", [more])
+
+
+def check_large_definition(conn: psycopg.Connection) -> None:
+    sizes = "select pg_column_compression(definition), octet_length(definition) from images where name = 'vision'"
+    ((compression, size),) = conn.execute(sizes).fetchall()
+    assert compression is None
+    assert size > 3_000
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -116,6 +129,7 @@ DATA = {
     3: Data(write_access, check_access),
     4: Data(nothing, nothing),
     5: Data(write_requests, check_requests),
+    6: Data(write_large_definition, check_large_definition),
 }
 
 

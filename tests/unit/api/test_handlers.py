@@ -27,6 +27,7 @@ from image_registry.models import (
     JobKind,
     JobStatus,
     LibraryFilter,
+    ListedImage,
     NewImage,
     PackageType,
     PipLibrary,
@@ -94,6 +95,7 @@ def fields_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
 
 
 IMAGE = StoredImage(**fields_of(StoredImage, STORED_IMAGE))
+LISTED = ListedImage(IMAGE.name, IMAGE.status, IMAGE.definition)
 RUNNING = StoredJob(**fields_of(StoredJob, STORED_JOB))
 
 
@@ -121,7 +123,7 @@ class Registry:
 
     async def page(self, *, size: int, **conditions: Any) -> tuple[Sequence[Any], bool]:
         self.asked.append((size, conditions))
-        return [IMAGE if "after" in conditions else RUNNING], self.more
+        return [LISTED if "after" in conditions else RUNNING], self.more
 
     async def delete(self, name: str) -> None:
         self.asked.append(name)
