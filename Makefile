@@ -131,12 +131,12 @@ bench: install ## the full benchmarks (about an hour at a million images); write
 bench-quick: install ## one line a figure, in less than 3 minutes on a quiet machine
 	@$(BIN)/python -m benchmarks --quick
 
-SYSTEM_PACKAGES := golang-grpc-gateway golang-go golang-goprotobuf-dev golang-github-grpc-ecosystem-grpc-gateway-dev
+SYSTEM_PACKAGES := docker-registry golang-grpc-gateway golang-go golang-goprotobuf-dev golang-github-grpc-ecosystem-grpc-gateway-dev
 
-test-system: install ## tests that need Debian packages and root: installs them, then runs
+test-system: install system-tools test-base ## tests that need Debian packages and root: installs them, then runs
 	@dpkg -s $(SYSTEM_PACKAGES) > /dev/null 2>&1 || { apt-get update -q > /dev/null && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SYSTEM_PACKAGES) > /dev/null; }
-	@$(PYTEST) -m system tests/system
+	@$(PYTEST) -m system
 
 rest-reference: install ## write docs/rest.md from the gateway's real answers
 	@WRITE_REFERENCE=1 $(PYTEST) -q tests/integration/rest/test_reference_page.py

@@ -54,7 +54,7 @@ class Layers:
             cache_dir=self.folder / "cache",
             work_dir=self.folder / "work",
             index=self.index,
-            registries=(RegistryAccess(host=self.host, plain_http=True),),
+            registries=(RegistryAccess(host=self.host, endpoint=f"http://{self.host}"),),
             limits=Limits(seconds=900),
             lock=lock,
         )

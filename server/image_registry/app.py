@@ -201,7 +201,7 @@ async def _assemble(
         python_versions=settings.python_versions,
         default_python=settings.chosen_python,
         package_type=settings.base_packages,
-        repository_prefix=settings.repository_prefix,
+        repository_prefix=settings.repository_path,
     )
     registry = ImageRegistry(
         images,

@@ -6,6 +6,7 @@ Each field is an environment variable with the prefix `IMAGE_REGISTRY_`: `databa
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,10 @@ from image_registry.requirements import pip_name_fault, pip_specifier_fault
 
 PREFIX = "IMAGE_REGISTRY_"
 OFFICIAL_BASES = {v: f"docker.io/library/python:{v}-slim" for v in ("3.9", "3.10", "3.11", "3.12", "3.13")}
+
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
+_PATH = r"[a-z0-9]+(?:[._-][a-z0-9]+)*(?:/[a-z0-9]+(?:[._-][a-z0-9]+)*)*"
+_DOCKER_HUB = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 
 
 class SettingsError(Exception):
@@ -76,8 +81,21 @@ class Settings(BaseSettings):
         PackageType.APT, description="system packages that the bases take: APT, ROCKYLINUX"
     )
 
-    repository: str = Field("", description="where built images go, `oci:/absolute/folder`; empty: in the data dir")
+    repository: str = Field(
+        "", description="where built images go: `oci:/absolute/folder` or `host[:port][/path]`; empty: in the data dir"
+    )
     repository_prefix: str = Field("managed", description="path below the repository; nothing outside is touched")
+    repository_username: str = Field("", description="user of that registry, if Docker's config or the cloud has none")
+    repository_password: SecretStr | None = Field(None, description="password or token of that user")
+    docker_config: Path | None = Field(
+        None, description="folder of Docker's `config.json`, for credentials; empty: `DOCKER_CONFIG`, else `~/.docker`"
+    )
+    registry_ca_bundle: Path | None = Field(
+        None, description="authorities to trust for container registries besides the machine's own, PEM"
+    )
+    registry_endpoints: Annotated[dict[str, str], NoDecode] = Field(
+        {}, description="where registries really are: `localhost:5000=http://localhost:5000,docker.io=https://mirror,…`"
+    )
     index_url: SecretStr | None = Field(None, description="package index in place of PyPI; may hold credentials")
     index_ca_bundle: Path | None = Field(None, description="certificates to trust for the package index")
 
@@ -113,6 +131,22 @@ class Settings(BaseSettings):
             name, specifier = split_requirement(requirement)
             if fault := pip_name_fault(name) or pip_specifier_fault(specifier):
                 raise ValueError(f"{requirement!r}: {fault}")
+        return value
+
+    @field_validator("registry_endpoints", mode="before")
+    @classmethod
+    def _split_endpoints(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+            return {host: address.rstrip("/") for host, _, address in pairs}
+        return value
+
+    @field_validator("registry_endpoints")
+    @classmethod
+    def _check_endpoints(cls, value: dict[str, str]) -> dict[str, str]:
+        for host, address in value.items():
+            if not _HOST.fullmatch(host) or not re.fullmatch(rf"https?://{_HOST.pattern}", address):
+                raise ValueError(f"{host}={address} must be a host and an address such as http://{host or 'host'}")
         return value
 
     @field_validator("certificate_roles", mode="before")
@@ -163,14 +197,26 @@ class Settings(BaseSettings):
     @field_validator("repository")
     @classmethod
     def _check_repository(cls, value: str) -> str:
-        if value and not value.startswith("oci:/"):
-            raise ValueError("must be oci: and an absolute folder, such as oci:/srv/images")
-        return value.rstrip("/")
+        value = value.rstrip("/")
+        if not value or value.startswith("oci:/"):
+            return value
+        host, _, path = value.partition("/")
+        if host in _DOCKER_HUB:
+            raise ValueError("can't be Docker Hub, which has no repositories below a prefix; choose another registry")
+        is_host = _HOST.fullmatch(host) and ("." in host or ":" in host or host == "localhost")
+        if not is_host or not re.fullmatch(rf"(?:{_PATH})?", path):
+            raise ValueError(
+                "must be oci: and an absolute folder, such as oci:/srv/images, or a registry without https://, "
+                "such as registry.example.com:5000/team"
+            )
+        if host.endswith("-docker.pkg.dev") and "/" not in path:
+            raise ValueError(f"must name project and repository, such as {host}/my-project/my-repository")
+        return value
 
     @field_validator("repository_prefix")
     @classmethod
     def _check_prefix(cls, value: str) -> str:
-        if not re.fullmatch(r"[a-z0-9]+(?:[._-][a-z0-9]+)*(?:/[a-z0-9]+(?:[._-][a-z0-9]+)*)*", value):
+        if not re.fullmatch(_PATH, value):
             raise ValueError("must be lower-case path parts such as managed or team/images")
         return value
 
@@ -178,6 +224,14 @@ class Settings(BaseSettings):
     def _check_default_python(self) -> Settings:
         if self.default_python and self.default_python not in self.base_images:
             raise ValueError(f"default_python {self.default_python!r} is not among {', '.join(self.python_versions)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_login(self) -> Settings:
+        if bool(self.repository_username) != bool(self.repository_password):
+            raise ValueError("repository_username and repository_password need each other")
+        if self.repository_username and (not self.repository or self.repository.startswith("oci:")):
+            raise ValueError("repository_username is for a registry, and repository names none")
         return self
 
     @model_validator(mode="after")
@@ -209,6 +263,18 @@ class Settings(BaseSettings):
         """Registry and prefix: `repo_uri` of an image is this, a slash and its name."""
         registry = self.repository or f"oci:{self.data_dir.absolute()}/images"
         return f"{registry}/{self.repository_prefix}"
+
+    @property
+    def repository_path(self) -> str:
+        """The part of `repository_root` that counts to a repository's name in a registry."""
+        path = "" if self.repository.startswith("oci:") else self.repository.partition("/")[2]
+        return f"{path}/{self.repository_prefix}".lstrip("/")
+
+    @property
+    def docker_config_file(self) -> Path:
+        """Docker's config file, which may not exist."""
+        folder = self.docker_config or Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        return folder / "config.json"
 
 
 def split_requirement(requirement: str) -> tuple[str, str]:

@@ -50,6 +50,14 @@ def test_the_environment_is_read_and_overrides_win(monkeypatch: pytest.MonkeyPat
         ("BASE_IMAGES", ",", "at least one Python version"),
         ("BASE_PACKAGES", "brew", "must be APT or ROCKYLINUX"),
         ("REPOSITORY", "/srv", "must be oci: and an absolute folder"),
+        ("REPOSITORY", "https://registry.example", "or a registry without https://"),
+        ("REPOSITORY", "team/images", "or a registry without https://"),
+        ("REPOSITORY", "registry.example/Team", "or a registry without https://"),
+        ("REPOSITORY", "docker.io/me", "can't be Docker Hub, which has no repositories below a prefix"),
+        ("REPOSITORY", "europe-docker.pkg.dev/project", "must name project and repository"),
+        ("REPOSITORY_USERNAME", "me", "repository_username and repository_password need each other"),
+        ("REGISTRY_ENDPOINTS", "localhost:5000", "must be a host and an address such as http://localhost:5000"),
+        ("REGISTRY_ENDPOINTS", "a.example=ftp://b", "must be a host and an address"),
         ("REPOSITORY_PREFIX", "../up", "must be lower-case path parts"),
         ("PLATFORM_REQUIREMENTS", "-e .", "must be a distribution name"),
         ("PLATFORM_TAG", "a/b", "match pattern"),
@@ -66,6 +74,41 @@ def test_a_fault_names_its_variable_and_what_would_be_right(
         load()
     assert says in str(caught.value)
     assert variable.lower() in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("repository", "root", "path"),
+    [
+        ("registry.example:5000", "registry.example:5000/managed", "managed"),
+        ("registry.example/team/images/", "registry.example/team/images/managed", "team/images/managed"),
+        ("localhost/x", "localhost/x/managed", "x/managed"),
+        ("oci:/srv/images", "oci:/srv/images/managed", "managed"),
+        ("europe-docker.pkg.dev/p/r", "europe-docker.pkg.dev/p/r/managed", "p/r/managed"),
+    ],
+)
+def test_registries_and_folders_take_images(repository: str, root: str, path: str) -> None:
+    settings = load(repository=repository)
+    assert (settings.repository_root, settings.repository_path) == (root, path)
+
+
+def test_the_login_of_the_registry_is_a_secret() -> None:
+    login = {"repository_username": "me", "repository_password": "hunter2"}
+    settings = load(repository="registry.example", **login)
+    assert settings.repository_password is not None
+    assert "hunter2" not in repr(settings)
+    with pytest.raises(SettingsError, match="is for a registry") as caught:
+        load(repository="oci:/srv", **login)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_where_dockers_config_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load().docker_config_file == tmp_path / ".docker/config.json"
+    monkeypatch.setenv("DOCKER_CONFIG", "/elsewhere")
+    assert load().docker_config_file == Path("/elsewhere/config.json")
+    monkeypatch.setenv("IMAGE_REGISTRY_DOCKER_CONFIG", "/own")
+    assert load().docker_config_file == Path("/own/config.json")
 
 
 def test_all_faults_are_told_at_once_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

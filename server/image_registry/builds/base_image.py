@@ -9,7 +9,7 @@ from pathlib import Path
 
 from image_registry.builds.base import Base, LayerContents, read_layer
 from image_registry.builds.cache import Cache
-from image_registry.builds.destination import Access
+from image_registry.builds.destination import access_to
 from image_registry.builds.oci.manifest import Descriptor, Manifest
 from image_registry.builds.oci.reference import LayoutReference, parse_reference
 from image_registry.builds.oci.source import ImageSource, LayoutSource
@@ -72,7 +72,7 @@ def _open_source(plan: BuildPlan, cache: Cache, resources: ExitStack) -> ImageSo
         return LayoutSource(reference.path, reference.reference, plan.architecture)
     from image_registry.builds.oci.registry import RegistryClient, RegistrySource  # noqa: PLC0415 (slow to import)
 
-    client = resources.enter_context(RegistryClient(Access(plan.registries).to(reference.host), plan.index.ca_bundle))
+    client = resources.enter_context(RegistryClient(access_to(reference.host, plan)))
     return RegistrySource(client, reference, plan.architecture, cache)
 
 

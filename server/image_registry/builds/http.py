@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -19,16 +20,19 @@ _Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 
 _WAITS = (0.5, 1.5, 4.0)
 _LONGEST_WAIT = 30.0
+UNTRUSTED = 495
+"""Stands in an UnavailableError for a certificate of no known authority, which has no HTTP status."""
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 
-def new_client(ca_bundle: Path | None) -> httpx.Client:
-    """Return a client that trusts the certificates of `ca_bundle`, else those of the machine.
+def new_client(ca_bundle: Path | None = None, *, also: Path | None = None) -> httpx.Client:
+    """Return a client that trusts the certificates of `ca_bundle`, else those of the machine and of `also`.
 
     It follows redirects, but not to this machine, to a cloud's metadata address, or from https to http.
+    Raises OSError for a file that can't be read.
     """
     return httpx.Client(
-        verify=_tls_context(ca_bundle),
+        verify=_tls_context(ca_bundle, also),
         timeout=_TIMEOUT,
         follow_redirects=True,
         max_redirects=5,
@@ -80,27 +84,40 @@ def _addresses(host: str) -> list[_Address]:
     return [ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
 
 
-def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+def _tls_context(ca_bundle: Path | None, also: Path | None) -> ssl.SSLContext:
     if ca_bundle is not None:
         return ssl.create_default_context(cafile=str(ca_bundle))
     paths = ssl.get_default_verify_paths()
     if paths.cafile or paths.capath:
-        return ssl.create_default_context()
-    import certifi  # noqa: PLC0415 (for machines without certificates of their own)
+        context = ssl.create_default_context()
+    else:
+        import certifi  # noqa: PLC0415 (for machines without certificates of their own)
 
-    return ssl.create_default_context(cafile=certifi.where())
+        context = ssl.create_default_context(cafile=certifi.where())
+    if also is not None:
+        context.load_verify_locations(cafile=str(also))
+    return context
 
 
 def check_answer(response: httpx.Response, what: str) -> None:
     """Raise UnavailableError unless the answer is a success. `what` names the request without credentials."""
     if response.is_success:
         return
-    wait = response.headers.get("retry-after", "")
     raise UnavailableError(
         f"{what}: HTTP {response.status_code} {response.reason_phrase}".rstrip(),
         response.status_code,
-        float(wait) if wait.isdigit() else 0.0,
+        _seconds(response.headers.get("retry-after", "")),
     )
+
+
+def _seconds(retry_after: str) -> float:
+    """A `Retry-After` as a span from now: it is a number of seconds or a date (RFC 9110, 10.2.3)."""
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 def with_retries(action: Callable[[], Result], what: str) -> Result:
@@ -110,19 +127,27 @@ def with_retries(action: Callable[[], Result], what: str) -> Result:
     """
     for wait in _WAITS:
         try:
-            return _run(action, what)
+            return run_once(action, what)
         except UnavailableError as fault:
             if not fault.is_transient:
                 raise
-            time.sleep(min(max(wait, fault.retry_after), _LONGEST_WAIT))
-    return _run(action, what)
+            wait_for(fault, wait)
+    return run_once(action, what)
 
 
-def _run(action: Callable[[], Result], what: str) -> Result:
+def wait_for(fault: UnavailableError, wait: float) -> None:
+    """Sleep for `wait` seconds, or for as long as the server asked, up to 30 s."""
+    time.sleep(min(max(wait, fault.retry_after), _LONGEST_WAIT))
+
+
+def run_once(action: Callable[[], Result], what: str) -> Result:
+    """Run an action that uses the network. Raises UnavailableError for every fault of it."""
     try:
         return action()
     except httpx.HTTPError as error:
-        raise UnavailableError(f"{what}: {type(error).__name__}") from error
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise UnavailableError(f"{what}: its certificate is not trusted", UNTRUSTED) from error
+        raise UnavailableError(f"{what}: {type(error).__name__}", 0) from error
 
 
 def download(response: httpx.Response, path: Path, limit: int, what: str) -> None:

@@ -96,7 +96,7 @@ class PackageIndex:
     extra_urls: tuple[str, ...] = field(default=(), repr=False)
     """Asked before `url`; the first index that knows a name is the only one used for it."""
     ca_bundle: Path | None = None
-    """PEM file of the certificate authorities to trust for indexes and registries instead of the machine's own."""
+    """PEM file of the certificate authorities to trust for indexes instead of the machine's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,18 @@ class RegistryAccess:
     """Host name and port as in references, such as `registry.example:5000`."""
     username: str = ""
     password: str = field(default="", repr=False)
-    plain_http: bool = False
+    expires: float = 0.0
+    """Time (of `time.time`) from which the password is worthless; 0: no such time is known."""
+    endpoint: str = ""
+    """Where the registry really is, such as `http://localhost:5000`; empty: `https://` and the host."""
+    ca_bundle: Path | None = None
+    """PEM file of certificate authorities to trust besides the machine's own."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RegistryAccess:
+        """Read what became of one in a plan's JSON. Raises TypeError for anything else."""
+        ca_bundle = values["ca_bundle"]
+        return cls(**{**values, "ca_bundle": Path(ca_bundle) if ca_bundle else None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +239,7 @@ class BuildPlan:
                 extra_urls=tuple(index["extra_urls"]),
                 ca_bundle=Path(ca_bundle) if ca_bundle else None,
             ),
-            "registries": tuple(RegistryAccess(**access) for access in values["registries"]),
+            "registries": tuple(RegistryAccess.from_json(access) for access in values["registries"]),
             "limits": Limits(**values["limits"]),
             "lock": lock_from_json(values["lock"]) if values["lock"] else None,
         }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
+from image_registry.builds.credentials import Keyring
+from image_registry.builds.faults import UnavailableError, as_failure
 from image_registry.builds.lease import Lease
-from image_registry.builds.oci.layout import LayoutRepository
+from image_registry.builds.oci.reference import RegistryReference, parse_reference
 from image_registry.builds.plan import (
     BuildFailed,
     BuildPlan,
@@ -20,6 +23,7 @@ from image_registry.builds.plan import (
     PackageIndex,
     lock_from_json,
 )
+from image_registry.builds.repositories.home import Home
 from image_registry.builds.runner import run_build
 from image_registry.codec import decode_definition
 from image_registry.models import (
@@ -46,7 +50,8 @@ class BuilderConfig:
     """Where builds work and what they may use. `registry_id` tells this registry's repositories from others'."""
 
     registry_id: UUID
-    repository_root: str
+    home: Home
+    keyring: Keyring
     cache_dir: Path
     work_dir: Path
     index: PackageIndex
@@ -71,7 +76,8 @@ class Executor:
             return BuildReport(Outcome.FAILED, *refusal)
         progress = Progress(self._builds, self._logs, claim.job)
         try:
-            result = await run_build(self._plan(claim, claim.definition), progress.on_event, lease)
+            plan = await asyncio.to_thread(self._plan, claim, claim.definition)
+            result = await run_build(plan, progress.on_event, lease)
         except BuildFailed as failure:
             return _failed(failure, progress)
         finally:
@@ -80,34 +86,54 @@ class Executor:
         return _succeeded(result)
 
     def _plan(self, claim: Claim, definition: ImageDefinition) -> BuildPlan:
+        """What to build, and a repository that is ready for it. Raises BuildFailed."""
         config = self._config
+        base = definition.base_image.name if claim.base is None else _pullable(claim.base)
+        try:
+            config.home.prepare(claim.job.repository)
+            registries = tuple(config.keyring.access(host) for host in _hosts(base, config.home.root))
+        except ValueError as error:
+            raise BuildFailed(FailureReason.INTERNAL, f"The destination is wrong: {error}.") from error
+        except (UnavailableError, OSError) as error:
+            raise as_failure(error, config.limits) from error
         return BuildPlan(
             image_id=self._owner(claim.job),
             python_version=definition.python_version,
-            base=definition.base_image.name if claim.base is None else _pullable(claim.base),
+            base=base,
             requirements=tuple(pip_requirement(r.name, r.version_specifier) for r in definition.pip_requirements),
             destination=claim.job.repository,
-            destination_root=config.repository_root,
+            destination_root=config.home.root,
             tags=tuple(dict.fromkeys((definition.platform_tag, "latest"))),
             cache_dir=config.cache_dir,
             work_dir=config.work_dir,
             index=config.index,
+            registries=registries,
             limits=config.limits,
             lock=lock_from_json(json.loads(claim.lock_file)) if claim.lock_file else None,
         )
 
     async def _delete(self, job: StoredJob) -> BuildReport:
-        path = Path(job.repository.removeprefix("oci:"))
-        root = Path(self._config.repository_root.removeprefix("oci:"))
         try:
-            removed = await asyncio.to_thread(LayoutRepository(path, root).delete, self._owner(job))
-        except OSError as error:
-            raise PassingFaultError(f"repository not removed yet: {error.strerror or error}") from error
+            removed = await asyncio.to_thread(self._config.home.delete, job.repository, self._owner(job))
+        except (UnavailableError, ValueError, OSError) as error:
+            cause = error.strerror or error if isinstance(error, OSError) else error
+            raise PassingFaultError(f"repository not removed yet: {cause}") from error
         log.info("repository of %s: %s", job.image_name, "removed" if removed else "nothing to remove")
         return BuildReport(Outcome.SUCCEEDED, TerminationReason.COMPLETED)
 
     def _owner(self, job: StoredJob) -> str:
         return f"{self._config.registry_id}/{job.image_id}"
+
+
+def _hosts(*references: str) -> list[str]:
+    """The registries that these references name, each once."""
+    found = []
+    for reference in references:
+        with suppress(ValueError):  # the build says what is wrong with it
+            parsed = parse_reference(reference)
+            if isinstance(parsed, RegistryReference) and parsed.host not in found:
+                found.append(parsed.host)
+    return found
 
 
 def _pullable(base: StoredImage) -> str:

@@ -9,9 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from image_registry import limits
+from image_registry.builds.credentials import Keyring, Login
 from image_registry.builds.plan import Limits, PackageIndex
+from image_registry.builds.repositories.home import Home, HomeFaultError
+from image_registry.builds.repositories.opening import open_home
 from image_registry.builds.runner import remove_leftovers
 from image_registry.errors import RegistryError
+from image_registry.host import StartError
 from image_registry.registry.builds import Builds
 from image_registry.registry.job_logs import JobLogs
 from image_registry.settings import Settings
@@ -28,9 +32,13 @@ CARE_INTERVAL = 600.0  # seconds between two looks for logs that are over their 
 async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
     """Run a worker until `stop` is set; `ready` is called once, with the worker's id."""
     identity = await db.read(images.identity)
+    keyring = keyring_of(settings)
+    home = open_home(settings.repository_root, keyring)
+    await _check(home)
     config = BuilderConfig(
         registry_id=identity.id,
-        repository_root=settings.repository_root,
+        home=home,
+        keyring=keyring,
         cache_dir=_made(settings.data_dir.absolute() / "cache"),
         work_dir=_made(settings.data_dir.absolute() / "work"),
         index=_index(settings),
@@ -68,6 +76,30 @@ async def _take_care(db: Database, logs: JobLogs, work_dir: Path) -> None:
             while await db.write(lambda conn: create_requests.expire(conn, limits.REQUEST_ID_SECONDS)):
                 pass
         await asyncio.sleep(CARE_INTERVAL)
+
+
+async def _check(home: Home) -> None:
+    """Say what builds would run into. Raises StartError for what will not mend itself."""
+    try:
+        log.info("repositories: %s", await asyncio.to_thread(home.check))
+    except HomeFaultError as fault:
+        if not fault.is_passing:
+            raise StartError(f"{fault}: {fault.remedy}") from None
+        log.warning("repositories: %s: %s; builds will be tried again until it answers", fault, fault.remedy)
+
+
+def keyring_of(settings: Settings) -> Keyring:
+    """How to get at container registries."""
+    host = settings.repository.partition("/")[0]
+    password = settings.repository_password
+    login = {host: Login(settings.repository_username, password.get_secret_value())} if password else {}
+    return Keyring(
+        logins=login,
+        docker_config=settings.docker_config_file,
+        endpoints=settings.registry_endpoints,
+        ca_bundle=settings.registry_ca_bundle,
+        least_life=settings.build_timeout,
+    )
 
 
 def _index(settings: Settings) -> PackageIndex:

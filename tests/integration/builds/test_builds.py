@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from image_registry.builds.destination import delete_repository
+from image_registry.builds.credentials import Keyring
 from image_registry.builds.oci.layout import Layout
 from image_registry.builds.oci.manifest import digest_of_file
 from image_registry.builds.plan import FailureReason
 from image_registry.builds.plan import PackageIndex as IndexSettings
+from image_registry.builds.repositories.opening import open_home
 from tests.fixtures.certificates import Authority
 from tests.fixtures.package_index import PackageIndex, make_wheel, run_package_index
 from tests.fixtures.rootfs import unpack_image
@@ -229,7 +230,7 @@ async def test_sizes_that_the_index_keeps_to_itself_change_nothing(
 async def test_damaged_cache_is_noticed_and_mended(builder: Builder, package_index: PackageIndex) -> None:
     package_index.add(make_wheel("one"), make_wheel("two"))
     first = await builder.build("one", "two")
-    delete_repository(f"oci:{builder.root / 'image'}", f"oci:{builder.root}", "life of image")
+    open_home(f"oci:{builder.root}", Keyring()).delete(f"oci:{builder.root / 'image'}", "life of image")
     blobs = list((builder.cache / "blobs").iterdir())
     for path in blobs:
         content = bytearray(path.read_bytes())

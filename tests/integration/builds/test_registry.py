@@ -41,8 +41,10 @@ def source_of(tmp_path: Path) -> Iterator[Callable[..., RegistrySource]]:
     clients = []
 
     def make(registry: ContainerRegistry, reference: str = "v1", *, password: str = "pass word") -> RegistrySource:
-        access = RegistryAccess(host=registry.host, username="user", password=password, plain_http=True)
-        clients.append(RegistryClient(access, None))
+        access = RegistryAccess(
+            host=registry.host, username="user", password=password, endpoint=f"http://{registry.host}"
+        )
+        clients.append(RegistryClient(access))
         cache = Cache(tmp_path / "cache", tmp_path / "own", print)
         return RegistrySource(clients[-1], RegistryReference(registry.host, "team/image", reference), "amd64", cache)
 

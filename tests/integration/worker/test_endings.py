@@ -18,7 +18,9 @@ from ri.api.imageregistry import job_status_pb2 as status
 from ri.api.imageregistry.image_lock_pb2_grpc import ImageLocksStub
 
 from image_registry.builds.oci.layout import Layout
+from image_registry.builds.credentials import Keyring
 from image_registry.builds.plan import Limits, PackageIndex
+from image_registry.builds.repositories.opening import open_home
 from image_registry.registry.builds import MAX_FAULTS, Builds
 from image_registry.registry.job_logs import JobLogs
 from image_registry.storage.database import Database
@@ -52,7 +54,8 @@ async def building(
 ) -> AsyncIterator[None]:
     config = BuilderConfig(
         registry_id=uuid4(),
-        repository_root=f"oci:{folder}/repositories/managed",
+        home=open_home(f"oci:{folder}/repositories/managed", Keyring()),
+        keyring=Keyring(),
         cache_dir=(data or folder) / "cache",
         work_dir=(data or folder) / "work",
         index=PackageIndex(url=index.url),

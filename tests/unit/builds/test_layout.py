@@ -15,9 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from image_registry.builds.destination import delete_repository
+from image_registry.builds.credentials import Keyring
 from image_registry.builds.faults import ForeignRepositoryError, InvalidImageError, OwnerDeletedError
 from image_registry.builds.oci.layout import Layout, LayoutRepository
+from image_registry.builds.repositories.opening import open_home
 from tests.unit.builds.images import image_of, layer_of, write_blobs
 
 
@@ -132,11 +133,11 @@ def test_nothing_outside_the_root_is_a_repository(tmp_path: Path, path: str) -> 
 @pytest.mark.parametrize("destination", ["registry.example/x", "oci:relative", "oci:/root/../x", "oci:/elsewhere/x"])
 def test_destinations_that_are_no_repository(destination: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        delete_repository(destination, "oci:/root", "life")
+        open_home("oci:/root", Keyring()).delete(destination, "life")
 
 
 def test_deleting_what_never_was(tmp_path: Path) -> None:
-    assert delete_repository(f"oci:{tmp_path}/root/team/image", f"oci:{tmp_path}/root", "life") is False
+    assert open_home(f"oci:{tmp_path}/root", Keyring()).delete(f"oci:{tmp_path}/root/team/image", "life") is False
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,16 @@ def test_plans_survive_json() -> None:
         plan(
             platform="linux/arm64",
             index=PackageIndex(url="https://u:p@h/simple", extra_urls=("http://x",), ca_bundle=Path("/ca.pem")),
-            registries=(RegistryAccess(host="r:5000", username="u", password="p", plain_http=True),),
+            registries=(
+                RegistryAccess(
+                    host="r:5000",
+                    username="u",
+                    password="p",
+                    endpoint="http://r:5000",
+                    ca_bundle=Path("/r.pem"),
+                    expires=1.0,
+                ),
+            ),
             limits=Limits(seconds=1.5, files=3),
             lock=LOCK,
         ),

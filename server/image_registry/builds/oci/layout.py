@@ -35,7 +35,7 @@ from image_registry.builds.oci.manifest import (
 
 _OWNER = "ri.imageregistry.owner"
 _REF_NAME = "org.opencontainers.image.ref.name"
-_NOTE_SECONDS = 90 * 24 * 3600.0
+NOTE_SECONDS = 90 * 24 * 3600.0
 
 
 class Layout:
@@ -254,5 +254,5 @@ class LayoutRepository(Layout):
         note.touch()
         for old in note.parent.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if old.stat().st_mtime < time.time() - _NOTE_SECONDS:
+                if old.stat().st_mtime < time.time() - NOTE_SECONDS:
                     old.unlink()

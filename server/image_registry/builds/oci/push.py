@@ -1,81 +1,63 @@
 """Repositories of the service in a container registry.
 
-A registry has no locks and no owners, so the owner stands in a small manifest of its own under the tag OWNER_TAG.
-That keeps a late push or deletion of an older life away from a newer one, as long as the two don't run in the same
-second; jobs and their leases see to that.
+A registry has no locks and no owners. The owner (an image's life) of a repository stands in a small manifest of its
+own under the tag OWNER_TAG; that an owner was deleted stands in the repository NOTES beside all images, whose name no
+image can have. So the rules are those of layouts (`layout.py`): a push needs a repository that is absent or its own, a
+deletion touches nothing but its own, and lets no late push of that owner in again. A push looks twice, before and after
+it puts the image in place, and takes back what came too late; only a push and a deletion of *different* lives in the
+same moment could miss each other, and the job queue never runs those at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterable, Iterator
-from functools import partial
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from image_registry.builds.faults import ForeignRepositoryError, UnavailableError
-from image_registry.builds.files import write_whole
-from image_registry.builds.oci.manifest import (
-    OCI_MANIFEST,
-    Descriptor,
-    Manifest,
-    canonical_json,
-    digest_of,
-    parse_object,
-)
+from image_registry.builds.faults import ForeignRepositoryError, OwnerDeletedError, UnavailableError
+from image_registry.builds.oci.layout import NOTE_SECONDS
+from image_registry.builds.oci.manifest import Descriptor, Manifest, digest_of, parse_object
 from image_registry.builds.oci.registry import Ask, RegistryClient
+from image_registry.builds.oci.upload import Uploads
 
 OWNER_TAG = "_owner"
+NOTES = "image-registry.deleted"
+"""Name, below the prefix, of the repository that holds a tag for each owner that was deleted."""
 _OWNER = "ri.imageregistry.owner"
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"  # image-spec, "Guidance for an Empty Descriptor"
-_EMPTY = b"{}"
-_ARTIFACT_TYPE = "application/vnd.ri.imageregistry.owner"
-_PIECE = 16 * 1024 * 1024
-_CHUNK = 1 << 20
-_OCTETS = {"Content-Type": "application/octet-stream"}
-_NOTHING = {"Content-Length": "0"}
-_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_DELETED_AT = "ri.imageregistry.deleted-at"
+_OWNER_TYPE = "application/vnd.ri.imageregistry.owner"
+_NOTE_TYPE = "application/vnd.ri.imageregistry.deleted"
 
 
 class RegistryRepository:
-    """One repository in a registry, within `prefix`. Use as a context manager.
+    """One repository in a registry, within `prefix`.
 
-    `known` is a folder that keeps where in the registry each blob is, so that it can be mounted instead of uploaded
-    (None: nothing is kept); `base_repository` is where in the registry the base image is, if it is there.
-    Raises ValueError for a repository outside the prefix.
+    `known` and `base_repository` are those of Uploads. Raises ValueError for a repository outside the prefix, and for
+    the one that holds notes.
     """
 
     def __init__(
-        self, client: RegistryClient, repository: str, prefix: str, known: Path | None, base_repository: str = ""
+        self, client: RegistryClient, repository: str, prefix: str, known: Path | None = None, base_repository: str = ""
     ) -> None:
-        if not repository.startswith(f"{prefix}/"):
+        if not repository.startswith(f"{prefix}/") or repository == f"{prefix}/{NOTES}":
             raise ValueError(f"{repository} is not a repository within {prefix}")
         self._client = client
         self._repository = repository
-        self._known = known
-        self._base_repository = base_repository
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.__exit__()
+        self._uploads = Uploads(client, repository, known, base_repository)
+        self._notes = DeletionNotes(client, prefix)
 
     @property
     def owner(self) -> str | None:
-        """Who pushed what is there; None when there is nothing. Raises UnavailableError."""
-        try:
-            data, _ = self._client.manifest(self._repository, OWNER_TAG)
-        except UnavailableError as error:
-            if error.status != httpx.codes.NOT_FOUND:
-                raise
-            return "" if self._tags() else None
-        annotations = parse_object(data, "the owner's manifest").get("annotations")
-        return str(annotations.get(_OWNER, "")) if isinstance(annotations, dict) else ""
+        """Who pushed what is there; '' for what nobody of ours did, None for nothing. Raises UnavailableError."""
+        annotations = _annotations(self._client, self._repository, OWNER_TAG)
+        if annotations is None:
+            return "" if tags(self._client, self._repository) else None
+        return annotations.get(_OWNER, "")
 
     def push(
         self,
@@ -87,166 +69,131 @@ class RegistryRepository:
     ) -> None:
         """Put an image in place under the tags; what was there before serves until it is.
 
-        Blobs that the registry has are not sent again. Raises ForeignRepositoryError, UnavailableError.
+        Blobs that the registry has are not sent again. Raises ForeignRepositoryError, OwnerDeletedError,
+        UnavailableError.
         """
+        if self._claimed(owner) is None:
+            self._uploads.put_note(OWNER_TAG, _OWNER_TYPE, {_OWNER: owner})
+        for descriptor, path in files:
+            self._uploads.put_blob(descriptor, path)
+        self._uploads.put_bytes(config)
+        self._claimed(owner)
+        for tag in tags:
+            self._uploads.put_manifest(tag, manifest.data, manifest.media_type)
+        if self._notes.has(owner):
+            if self.owner in {owner, ""}:  # '': the deletion took our mark away before these tags came
+                self.remove()
+            raise self._deleted()
+
+    def remove(self) -> None:
+        """Remove every tag with its manifest. Raises UnavailableError, also where a registry forbids it (HTTP 405)."""
+        for tag in sorted(tags(self._client, self._repository), key=lambda tag: tag == OWNER_TAG):
+            remove_tag(self._client, self._repository, tag)  # the owner's last: this can be tried again
+
+    def _claimed(self, owner: str) -> str | None:
+        if self._notes.has(owner):
+            raise self._deleted()
         current = self.owner
         if current not in {None, owner}:
             raise ForeignRepositoryError(f"the repository {self._repository} still belongs to an image deleted before")
-        if current is None:
-            self._write_owner(owner)
-        for descriptor, path in files:
-            self._put_blob(descriptor, path)
-        self._put_bytes(config)
-        for tag in tags:
-            self._put_manifest(tag, manifest.data, manifest.media_type)
+        return current
 
-    def delete(self, owner: str) -> bool:
-        """Remove the repository's images if they are the owner's; return whether something was removed.
+    def _deleted(self) -> OwnerDeletedError:
+        return OwnerDeletedError(f"the image {self._repository} that this build is for was deleted meanwhile")
 
-        False, and nothing is touched, when there is nothing or it is another life's. Raises UnavailableError, also
-        when the registry doesn't allow deletions (HTTP 405).
-        """
-        if self.owner != owner:
-            return False
-        tags = sorted(self._tags(), key=lambda tag: tag == OWNER_TAG)  # the owner last: this can be tried again
-        for tag in tags:
-            what = f"manifest {self._repository}:{tag}"
-            try:
-                data, _ = self._client.manifest(self._repository, tag)
-                path = f"/v2/{self._repository}/manifests/{digest_of(data)}"
-                self._client.exchange(Ask("DELETE", path, self._repository), what)
-            except UnavailableError as error:
-                if error.status != httpx.codes.NOT_FOUND:  # another tag of the same manifest took it along
-                    raise
-        return True
 
-    def _tags(self) -> list[str]:
-        ask = Ask("GET", f"/v2/{self._repository}/tags/list?n=1000", self._repository)
+class DeletionNotes:
+    """Which owners were deleted, as tags of one repository below the prefix; kept for as long as layouts keep them."""
+
+    def __init__(self, client: RegistryClient, prefix: str) -> None:
+        self._client = client
+        self.repository = f"{prefix}/{NOTES}"
+
+    def has(self, owner: str) -> bool:
+        """Whether the owner was deleted. Raises UnavailableError."""
+        return _annotations(self._client, self.repository, _tag(owner)) is not None
+
+    def write(self, owner: str) -> None:
+        """Remember that the owner was deleted. Raises UnavailableError."""
+        annotations = {_OWNER: owner, _DELETED_AT: datetime.now(UTC).isoformat(timespec="seconds")}
+        Uploads(self._client, self.repository).put_note(_tag(owner), _NOTE_TYPE, annotations)
+
+    def old(self, now: datetime) -> list[str]:
+        """Tags of notes that are older than a push could be late. Raises UnavailableError."""
+        return [tag for tag in tags(self._client, self.repository) if self._is_old(tag, now)]
+
+    def forget(self, tag: str) -> None:
+        """Remove one. Raises UnavailableError."""
+        remove_tag(self._client, self.repository, tag)
+
+    def _is_old(self, tag: str, now: datetime) -> bool:
+        annotations = _annotations(self._client, self.repository, tag) or {}
         try:
-            data = self._client.exchange(ask, f"tags of {self._repository}").body
+            deleted_at = datetime.fromisoformat(annotations[_DELETED_AT])
+        except (KeyError, ValueError):
+            return False
+        return deleted_at.tzinfo is not None and deleted_at < now - timedelta(seconds=NOTE_SECONDS)
+
+
+def _tag(owner: str) -> str:
+    return hashlib.sha256(owner.encode()).hexdigest()
+
+
+def tags(client: RegistryClient, repository: str) -> list[str]:
+    """Return all tags of a repository; none if there is no such repository. Raises UnavailableError."""
+    return listed(client, f"/v2/{repository}/tags/list?n=1000", repository, "tags")
+
+
+def repositories(client: RegistryClient) -> list[str]:
+    """Return all repositories of a registry, as far as it lists them to us. Raises UnavailableError."""
+    return listed(client, "/v2/_catalog?n=1000", "", "repositories")
+
+
+def listed(client: RegistryClient, path: str, repository: str, key: str) -> list[str]:
+    """Return all pages of a list; a list that isn't there is empty. Raises UnavailableError, InvalidImageError."""
+    found: list[str] = []
+    what = f"{key} of {repository or client.host}"
+    while path:
+        try:
+            answer = client.exchange(Ask("GET", path, repository), what)
+        except UnavailableError as error:
+            if error.status != httpx.codes.NOT_FOUND or not repository:
+                raise
+            return found
+        page = parse_object(answer.body, f"the list of {key}").get(key) or []
+        found += map(str, page)
+        path = _next(answer.headers.get("link", "")) if page else ""
+    return found
+
+
+def _next(link: str) -> str:
+    """The path of the next page in a `Link` header (RFC 8288); '' on the last one."""
+    target, _, parameters = link.partition(">")
+    parts = urlsplit(target.removeprefix("<"))
+    return f"{parts.path}?{parts.query}" if 'rel="next"' in parameters and parse_qs(parts.query) else ""
+
+
+def remove_tag(client: RegistryClient, repository: str, tag: str) -> None:
+    """Remove the manifest of a tag, and so the tag; no such tag is fine. Raises UnavailableError."""
+    what = f"manifest {repository}:{tag}"
+    try:
+        data, _ = client.manifest(repository, tag)
+        client.exchange(Ask("DELETE", f"/v2/{repository}/manifests/{digest_of(data)}", repository), what)
+    except UnavailableError as error:
+        if error.status != httpx.codes.NOT_FOUND:  # another tag of the same manifest took it along
+            raise
+
+
+def _annotations(client: RegistryClient, repository: str, tag: str) -> dict[str, str] | None:
+    """The annotations of a note; None: there is no such tag."""
+    with contextlib.suppress(KeyError):
+        try:
+            data, _ = client.manifest(repository, tag)
         except UnavailableError as error:
             if error.status != httpx.codes.NOT_FOUND:
                 raise
-            return []
-        return [str(tag) for tag in parse_object(data, "the list of tags").get("tags") or []]
-
-    def _write_owner(self, owner: str) -> None:
-        self._put_bytes(_EMPTY)
-        empty = Descriptor(_EMPTY_TYPE, digest_of(_EMPTY), len(_EMPTY)).to_json()
-        marker = {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "artifactType": _ARTIFACT_TYPE,
-            "config": empty,
-            "layers": [empty],
-            "annotations": {_OWNER: owner},
-        }
-        self._put_manifest(OWNER_TAG, canonical_json(marker), OCI_MANIFEST)
-
-    def _put_manifest(self, reference: str, data: bytes, media_type: str) -> None:
-        path = f"/v2/{self._repository}/manifests/{reference}"
-        ask = Ask("PUT", path, self._repository, {"Content-Type": media_type}, lambda: data)
-        self._client.exchange(ask, f"manifest {self._repository}:{reference}")
-
-    def _put_bytes(self, data: bytes) -> None:
-        digest = digest_of(data)
-        if not self._has(digest):
-            self._finish(self._begin(digest), digest, data)
-
-    def _put_blob(self, blob: Descriptor, path: Path) -> None:
-        if not self._has(blob.digest) and not self._mount(blob.digest):
-            self._upload(blob, path)
-        if note := self._note(blob.digest):
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(note, self._repository.encode())
-
-    def _note(self, digest: str) -> Path | None:
-        registry = digest_of(self._client.host.encode()).removeprefix("sha256:")
-        return self._known and self._known / registry[:16] / digest.removeprefix("sha256:")
-
-    def _has(self, digest: str) -> bool:
-        ask = Ask("HEAD", f"/v2/{self._repository}/blobs/{digest}", self._repository)
-        try:
-            self._client.exchange(ask, f"blob {self._repository}@{digest}")
-        except UnavailableError as error:
-            if error.status != httpx.codes.NOT_FOUND:
-                raise
-            return False
-        return True
-
-    def _mount(self, digest: str) -> bool:
-        """Take the blob over from the repository where it was last seen; return whether that was possible."""
-        note = self._note(digest)
-        other = note.read_text() if note and note.exists() else self._base_repository
-        if not other:
-            return False
-        query = urlencode({"mount": digest, "from": other})
-        ask = Ask("POST", f"/v2/{self._repository}/blobs/uploads/?{query}", self._repository, _NOTHING)
-        answer = self._client.exchange(ask, f"mount of {digest} from {other}")
-        if answer.status == httpx.codes.CREATED:
-            return True
-        if location := answer.headers.get("location"):  # an upload was begun instead
-            self._cancel(location)
-        return False
-
-    def _cancel(self, location: str) -> None:
-        with contextlib.suppress(UnavailableError):
-            self._client.exchange(Ask("DELETE", location, self._repository), f"upload to {self._repository}")
-
-    def _begin(self, digest: str) -> str:
-        """Begin an upload and return its location."""
-        what = f"upload of {digest} to {self._repository}"
-        ask = Ask("POST", f"/v2/{self._repository}/blobs/uploads/", self._repository, _NOTHING)
-        location: str | None = self._client.exchange(ask, what).headers.get("location")
-        if location is None:
-            raise UnavailableError(f"{what}: the registry names no location", httpx.codes.BAD_GATEWAY)
-        return location
-
-    def _upload(self, blob: Descriptor, path: Path) -> None:
-        """Send a file in pieces; after a fault go on where the registry says that it is."""
-        what = f"upload of {blob.digest} to {self._repository}"
-        location, sent, waits = self._begin(blob.digest), 0, iter(_WAITS)
-        while sent < blob.size:
-            end = min(sent + _PIECE, blob.size)
-            headers = {**_OCTETS, "Content-Range": f"{sent}-{end - 1}", "Content-Length": str(end - sent)}
-            ask = Ask("PATCH", location, self._repository, headers, partial(_piece, path, sent, end))
-            try:
-                answer = self._client.exchange_once(ask, what)
-                location, sent = answer.headers.get("location", location), end
-            except (UnavailableError, httpx.HTTPError) as error:
-                wait = next(waits, None)
-                if wait is None or (isinstance(error, UnavailableError) and not error.is_transient):
-                    raise UnavailableError(f"{what}: {error}", getattr(error, "status", 0)) from error
-                time.sleep(wait)
-                location, sent = self._progress(location, blob.digest)
-        self._finish(location, blob.digest, b"")
-
-    def _progress(self, location: str, digest: str) -> tuple[str, int]:
-        """Return where to go on with an upload: its location, and how many bytes the registry has."""
-        try:
-            answer = self._client.exchange(Ask("GET", location, self._repository), f"upload to {self._repository}")
-        except UnavailableError as error:
-            if error.status != httpx.codes.NOT_FOUND:
-                raise
-            return self._begin(digest), 0
-        last = answer.headers.get("range", "").rpartition("-")[2]
-        size = int(last) + 1 if last.isdigit() and last != "0" else 0
-        return answer.headers.get("location", location), size
-
-    def _finish(self, location: str, digest: str, data: bytes) -> None:
-        address = f"{location}{'&' if '?' in location else '?'}{urlencode({'digest': digest})}"
-        ask = Ask("PUT", address, self._repository, _OCTETS, lambda: data)
-        try:
-            self._client.exchange(ask, f"upload of {digest} to {self._repository}")
-        except UnavailableError as error:  # an earlier attempt, whose answer was lost, may have finished it
-            if error.status != httpx.codes.NOT_FOUND or not self._has(digest):
-                raise
-
-
-def _piece(path: Path, start: int, end: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        while start < end:
-            chunk = file.read(min(end - start, _CHUNK))
-            start += len(chunk)
-            yield chunk
+            return None
+        annotations = parse_object(data, f"the manifest {repository}:{tag}")["annotations"]
+        if isinstance(annotations, dict):
+            return {str(name): str(value) for name, value in annotations.items()}
+    return {}

@@ -54,6 +54,30 @@ def parse_reference(text: str) -> LayoutReference | RegistryReference:
     return RegistryReference(host, repository, digest or tag or "latest")
 
 
+def repository_within(text: str, root: RegistryReference) -> str:
+    """Return the repository of a reference that is of the same registry as `root` and below its path, else ValueError.
+
+    Nothing may follow the repository's name: a tag or digest names an image in it.
+    """
+    reference = parse_reference(text)
+    if (
+        isinstance(reference, LayoutReference)
+        or reference.host != root.host
+        or not reference.repository.startswith(f"{root.repository}/")
+        or not text.endswith(reference.repository)
+    ):
+        raise ValueError(f"{text!r} is not a repository in {root.host}/{root.repository}")
+    return reference.repository
+
+
+def layout_within(text: str, root: LayoutReference) -> Path:
+    """Return the folder of a reference to a layout; that it is below `root` is LayoutRepository's to check."""
+    reference = parse_reference(text)
+    if not isinstance(reference, LayoutReference):
+        raise ValueError(f"{text!r} is not a folder in {root.path}")  # noqa: TRY004 (of the text, not of its type)
+    return reference.path
+
+
 def _parse_layout(text: str) -> LayoutReference:
     directory, at, digest = text.partition("@")
     if at:

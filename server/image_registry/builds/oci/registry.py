@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,7 +53,9 @@ class Ask:
 
     @property
     def scope(self) -> str:
-        """The permission that the request needs."""
+        """The permission that the request needs; without a repository it is about the list of all of them."""
+        if not self.repository:
+            return "registry:catalog:*"
         actions = "pull" if self.method in {"GET", "HEAD"} else "delete" if self.method == "DELETE" else "pull,push"
         return f"repository:{self.repository}:{actions}"
 
@@ -69,11 +72,10 @@ class Exchange:
 class RegistryClient:
     """Speaks to one registry; threads may share it. Use as a context manager."""
 
-    def __init__(self, access: RegistryAccess, ca_bundle: Path | None) -> None:
+    def __init__(self, access: RegistryAccess) -> None:
         self._access = access
-        self._client = new_client(ca_bundle)
-        scheme = "http" if access.plain_http else "https"
-        self._url = f"{scheme}://{_HUB_HOST.get(access.host, access.host)}"
+        self._client = new_client(also=access.ca_bundle)
+        self._url = access.endpoint or f"https://{_HUB_HOST.get(access.host, access.host)}"
         self._authorizations: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -160,14 +162,17 @@ class RegistryClient:
             yield answer
 
     def _authorize(self, challenge: str, scope: str) -> str:
+        if 0 < self._access.expires < time.time():
+            raise UnavailableError(f"registry {self._access.host}: the credentials have expired meanwhile")
         kind, _, rest = challenge.partition(" ")
         if kind.lower() == "basic" and self._access.username:
             return _basic(self._access)
         if kind.lower() != "bearer":
-            raise UnavailableError(f"registry {self._access.host}: no credentials that it accepts", 401)
+            lacking = "no credentials that it accepts" if self._access.username else "it wants credentials"
+            raise UnavailableError(f"registry {self._access.host}: {lacking}", 401)
         values = dict(_CHALLENGE.findall(rest))
         realm = urlsplit(values.get("realm", ""))
-        if realm.scheme != "https" and not (realm.scheme == "http" and self._access.plain_http):
+        if realm.scheme != "https" and not (realm.scheme == "http" and self._access.endpoint.startswith("http:")):
             raise UnavailableError(f"registry {self._access.host}: its token server is not an https: address", 401)
         return f"Bearer {self._token(realm.geturl(), values.get('service', ''), values.get('scope', scope))}"
 

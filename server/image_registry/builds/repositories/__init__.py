@@ -1,0 +1,8 @@
+"""Where the service keeps its repositories, seen from outside a build: one small interface (`home.py`), one home for each kind.
+
+    layouts.py      a folder of OCI image layouts
+    registries.py   any registry that speaks the OCI distribution API
+    opening.py      which of them a root means
+
+A build itself pushes through `builds.destination`, in its own process, with the credentials that it is given.
+"""

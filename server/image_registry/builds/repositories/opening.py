@@ -1,0 +1,17 @@
+"""Which home a root means."""
+
+from __future__ import annotations
+
+from image_registry.builds.credentials import Keyring
+from image_registry.builds.oci.reference import LayoutReference, parse_reference
+from image_registry.builds.repositories.home import Home
+from image_registry.builds.repositories.layouts import LayoutHome
+from image_registry.builds.repositories.registries import RegistryHome
+
+
+def open_home(root: str, keyring: Keyring) -> Home:
+    """Return the home of a root: `oci:/folder` or `registry.host/path`. Raises ValueError for what is neither."""
+    reference = parse_reference(root)
+    if isinstance(reference, LayoutReference):
+        return LayoutHome(reference)
+    return RegistryHome(reference, keyring)
