@@ -17,8 +17,8 @@ from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import job_status_pb2 as status
 from ri.api.imageregistry.image_lock_pb2_grpc import ImageLocksStub
 
-from image_registry.builds.oci.layout import Layout
 from image_registry.builds.credentials import Keyring
+from image_registry.builds.oci.layout import Layout
 from image_registry.builds.plan import Limits, PackageIndex
 from image_registry.builds.repositories.opening import open_home
 from image_registry.registry.builds import MAX_FAULTS, Builds

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import job_status_pb2 as status
@@ -90,6 +91,17 @@ class Deployment:
     async def deleted(self, name: str) -> None:
         """Delete an image; its repository is still to be removed then."""
         await self.service.images.DeleteImage(pb.DeleteImageRequest(name=name))
+
+
+async def until_removed(dsn: str) -> None:
+    """Wait until no repository is to be removed any more."""
+    async with asyncio.timeout(120):
+        while True:
+            with psycopg.connect(dsn) as connection:
+                query = "select from jobs where kind = 2 and status <> 4"
+                if connection.execute(query).fetchone() is None:
+                    return
+            await asyncio.sleep(0.05)
 
 
 Deploy = Callable[[str], AbstractAsyncContextManager[Deployment]]

@@ -1,6 +1,5 @@
 """A worker that builds into a registry, and deletes from it: through the service, as users see it."""
 
-import asyncio
 import logging
 import os
 import subprocess
@@ -18,19 +17,7 @@ from tests.fixtures.certificates import Authority
 from tests.fixtures.docker_registry import PASSWORD, USER, run_docker_registry
 from tests.fixtures.moody_line import moody_line
 from tests.fixtures.product import clean_environment
-from tests.system.registries.conftest import Deploy, Deployment
-
-
-async def until_removed(deployment: Deployment, dsn: str) -> None:
-    """Wait until no deletion is to be done any more."""
-    query = "select count(*) from jobs where kind = 2 and status <> 4"
-    async with asyncio.timeout(120):
-        while True:
-            with psycopg.connect(dsn) as connection:
-                [left] = connection.execute(query).fetchone() or (1,)
-            if not left:
-                return
-            await asyncio.sleep(0.05)
+from tests.system.registries.conftest import Deploy, until_removed
 
 
 async def test_images_live_and_die_in_a_registry(
@@ -53,7 +40,7 @@ async def test_images_live_and_die_in_a_registry(
             assert registry.count("POST", "/vision/blobs/uploads/?mount=", "from=team%2Fmanaged%2Fsystem") > 0
 
             await deployment.deleted("vision")
-            await until_removed(deployment, dsn)
+            await until_removed(dsn)
             [left] = open_home(root, keyring).repositories()
             assert left.repository == f"{root}/{image.base_image.name}"
             again = await deployment.built("vision")
@@ -75,7 +62,7 @@ async def test_a_deletion_is_tried_until_the_registry_does_it(
             for status_code in (405, 403, 500, 500, 500, 500):
                 line.refuse("DELETE", "/managed/vision/manifests/", status_code, Retry_After="0")
             await deployment.deleted("vision")
-            await until_removed(deployment, dsn)
+            await until_removed(dsn)
             assert line.waiting == []
             assert [found.repository for found in open_home(root, keyring).repositories()] != []
             assert registry.tags("managed/vision") == []

@@ -1,4 +1,4 @@
-"""Where the service keeps its repositories, seen from outside a build: one small interface (`home.py`), one home for each kind.
+"""Where the service keeps its repositories, seen from outside a build: one interface (`home.py`), several homes.
 
     layouts.py      a folder of OCI image layouts
     registries.py   any registry that speaks the OCI distribution API
