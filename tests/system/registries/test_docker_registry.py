@@ -247,7 +247,7 @@ def test_a_registry_that_keeps_everything_says_so(tmp_path: Path, blob: tuple[De
 def test_referrers_are_not_listed_by_this_version(
     docker_registry: DockerRegistry, blob: tuple[Descriptor, Path]
 ) -> None:
-    """The referrers API came with distribution 3. Nothing here needs it: an owner stands under a tag, as an artifact."""
+    """The referrers API came with distribution 3. Nothing needs it: an owner stands under a tag, as an artifact."""
     with RegistryClient(access(docker_registry.host)) as client:
         push(client, "team/image", blob)
         data, media_type = client.manifest("team/image", "_owner")
