@@ -136,7 +136,7 @@ def test_a_token_that_ends_during_a_push_is_replaced(
         line.refuse("PATCH", "/blobs/uploads/", 401, WWW_Authenticate=challenge)
         push(client, "team/image", blob)
         assert line.waiting == []
-        assert tags(client, "team/image") == ["_owner", "latest", "v1"]
+        assert sorted(tags(client, "team/image")) == ["_owner", "latest", "v1"]
     assert sum(scopes == (scope,) for _, scopes in tokens.asked) == 2
 
 
@@ -184,7 +184,7 @@ def test_too_many_requests(
     line.refuse("PUT", "/manifests/latest", 429, Retry_After=retry_after())
     with RegistryClient(access(line.host)) as client:
         push(client, "team/image", blob)
-        assert tags(client, "team/image") == ["_owner", "latest", "v1"]
+        assert sorted(tags(client, "team/image")) == ["_owner", "latest", "v1"]
     assert waits == [waited, waited]
 
 
@@ -196,7 +196,7 @@ def test_faults_that_pass(
         line.refuse(method, part, status)
     with RegistryClient(access(line.host)) as client:
         push(client, "team/image", blob)
-        assert tags(client, "team/image") == ["_owner", "latest", "v1"]
+        assert sorted(tags(client, "team/image")) == ["_owner", "latest", "v1"]
     assert waits == [0.5, 1.5, 4.0]
 
 
