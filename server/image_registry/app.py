@@ -152,6 +152,7 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
             finally:
                 monitor.cancel()
                 server.health.leave()
+                server.health.close()
                 server.watches.leave()
                 await server.grpc.stop(settings.drain_timeout)
     finally:
@@ -166,6 +167,10 @@ async def serve(
     async with running_server(settings, dsn, address) as server:
         ready(server.address)
         await stop.wait()
+        if settings.shutdown_delay:  # whoever asks for health sends new calls elsewhere before the port is closed
+            log.info("not serving: the port closes in %.1f s", settings.shutdown_delay)
+            server.health.leave()
+            await asyncio.sleep(settings.shutdown_delay)
         log.info("draining: calls under way have %.0f s", settings.drain_timeout)
 
 

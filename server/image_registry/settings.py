@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     pool_size: int = Field(16, ge=1, description="database connections of one server process")
     pool_wait: float = Field(5.0, gt=0, description="longest wait for a connection")
     statement_timeout: float = Field(10.0, gt=0, description="longest time of one database statement")
+    shutdown_delay: float = Field(
+        0.0, ge=0, description="how long a server that is to stop says NOT_SERVING first, for load balancers to see"
+    )
     drain_timeout: float = Field(8.0, ge=0, description="time that calls under way get at shutdown")
 
     worker_concurrency: int = Field(2, ge=1, description="builds at once in one worker")

@@ -27,6 +27,7 @@ class Health(HealthServicer):
         self._status: _Status = pb.HealthCheckResponse.NOT_SERVING
         self._changed = asyncio.Event()
         self._leaving = False
+        self._closed = False
 
     def set_serving(self, serving: bool) -> None:
         """Tell everybody, unless the server is on its way out."""
@@ -37,6 +38,11 @@ class Health(HealthServicer):
         """NOT_SERVING, whatever is set later."""
         self.set_serving(False)
         self._leaving = True
+
+    def close(self) -> None:
+        """End every watch, after its last word."""
+        self._closed = True
+        self._set(self._status)
 
     async def Check(  # noqa: N802
         self, request: pb.HealthCheckRequest, context: _Context
@@ -51,7 +57,7 @@ class Health(HealthServicer):
         request: pb.HealthCheckRequest,
         context: _Context,  # noqa: ARG002
     ) -> AsyncIterator[pb.HealthCheckResponse]:
-        """The status now and whenever it changes; SERVICE_UNKNOWN, and then silence, for a name that isn't served."""
+        """The status now and whenever it changes, until `close`; SERVICE_UNKNOWN, then silence, for an unknown name."""
         last: _Status | None = None
         while True:
             changed = self._changed
@@ -59,6 +65,8 @@ class Health(HealthServicer):
             if status != last:
                 yield pb.HealthCheckResponse(status=status)
             last = status
+            if self._closed:
+                return
             await changed.wait()
 
     def _set(self, status: _Status) -> None:

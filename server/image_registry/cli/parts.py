@@ -63,7 +63,8 @@ def serve(
         await app.check_schema(dsn)
         say(f"starting {settings.processes} server processes on {address}")
         argv = [sys.executable, "-m", "image_registry", *sys.argv[1:]]
-        await run_replicas(argv, settings.processes, stop=stop, stop_seconds=settings.drain_timeout + STOP_MARGIN)
+        stop_seconds = settings.shutdown_delay + settings.drain_timeout + STOP_MARGIN
+        await run_replicas(argv, settings.processes, stop=stop, stop_seconds=stop_seconds)
 
     run_until_stopped(run if settings.processes == 1 else run_several)
 

@@ -83,6 +83,7 @@ class _Installation:
         self._environment: dict[str, str] = {
             **options.environment,
             "PYTHONUNBUFFERED": "1",
+            f"{_PREFIX}SHUTDOWN_DELAY": "0",  # the gateway goes with the server
             f"{_PREFIX}DATA_DIR": str(data_dir.path),
             f"{_PREFIX}GRPC_ADDRESS": str(options.grpc_address),
         }

@@ -32,6 +32,18 @@ async def test_it_tells_and_keeps_telling() -> None:
     assert await check(health, "") == NOT_SERVING
 
 
+async def test_a_watch_ends_with_the_server_after_its_last_word() -> None:
+    health = Health(["a"])
+    health.set_serving(True)
+    informed, late = watch(health, "a"), watch(health, "a")
+    await anext(informed)
+    health.leave()
+    assert (await anext(informed)).status == NOT_SERVING
+    health.close()
+    assert [answer.status async for answer in informed] == []
+    assert [answer.status async for answer in late] == [NOT_SERVING]
+
+
 async def test_a_watcher_that_does_not_read_holds_nobody_up() -> None:
     health = Health(["a"])
     slow, quick = watch(health, "a"), watch(health, "a")
