@@ -23,7 +23,7 @@ install: .venv/installed ## make .venv from requirements.lock (hashes checked) a
 
 lock: ## resolve pyproject.toml into requirements.lock again (hashes, no registry addresses)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    --python-version 3.11 --group dev pyproject.toml --output-file requirements.lock
+	    --python-version 3.11 --group dev --all-extras pyproject.toml --output-file requirements.lock
 
 clean: ## remove what the targets made, the tests' base image too
 	rm -rf .venv .cache build dist third_party .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -49,7 +49,7 @@ def components() -> list[Component]:
         for found in _LOCKED.finditer((ROOT / "requirements.lock").read_text())
     }
     seen: dict[str, Component] = {}
-    waiting = [(PRODUCT, frozenset[str]())]
+    waiting = [(PRODUCT, frozenset({"ecr", "gar"}))]  # with all extras, as the lock has them
     while waiting:
         name, extras = waiting.pop()
         found = distribution(name)

@@ -265,4 +265,5 @@ class BuildReport:
     progress: str = ""
     libraries: tuple[PipLibrary, ...] = ()
     digest: str = ""
+    base_digest: str = ""
     lock_file: str = ""

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -197,6 +197,38 @@ def make_room(root: Path) -> None:
             _shrink(root, sum(path.stat().st_size for path in (root / "blobs").iterdir()) // 2)
 
 
+def unused(root: Path, needed: Iterable[str], before: float) -> list[tuple[Path, int]]:
+    """Return the blobs, with their sizes, that no build has used since the time `before`, and what crashes left.
+
+    `needed` are keys of layers whose blobs are not among them, however long ago they were used.
+    """
+    kept = {layer.blob.digest.removeprefix("sha256:") for key in needed if (layer := _read(root / "layers" / key))}
+    found = []
+    for path in sorted((root / "blobs").glob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            if stat.st_mtime < before and path.name not in kept:
+                found.append((path, stat.st_size))
+    return found
+
+
+def remove_unused(root: Path, blob: Path, before: float) -> bool:
+    """Remove one of them unless it has been used meanwhile; return whether it is gone."""
+    with locked(root / "locks" / "shrink"):
+        with contextlib.suppress(FileNotFoundError):
+            if blob.stat().st_mtime >= before:
+                return False
+            blob.unlink()
+        _forget_lost(root)
+    return True
+
+
+def _read(note: Path) -> Layer | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InvalidImageError):
+        return Layer.from_json(note.read_text())
+    return None
+
+
 def _shrink(root: Path, limit: int) -> None:
     blobs = []
     for path in (root / "blobs").iterdir():
@@ -212,8 +244,12 @@ def _shrink(root: Path, limit: int) -> None:
             break
         path.unlink(missing_ok=True)
         total -= size
+    _forget_lost(root)
+
+
+def _forget_lost(root: Path) -> None:
+    """Remove the notes of layers whose blobs are gone."""
     for note in (root / "layers").iterdir():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, InvalidImageError):
-            blob = Layer.from_json(note.read_text()).blob
-            if not (root / "blobs" / blob.digest.removeprefix("sha256:")).exists():
-                note.unlink(missing_ok=True)
+        layer = _read(note)
+        if layer and not (root / "blobs" / layer.blob.digest.removeprefix("sha256:")).exists():
+            note.unlink(missing_ok=True)

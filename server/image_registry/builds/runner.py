@@ -85,22 +85,32 @@ async def _run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None], le
             await _to_the_end(run.bury())
 
 
-def remove_leftovers(work_dir: Path) -> int:
-    """Remove the folders of builds whose processes are gone without a trace (as after a power cut); return how many.
+def leftovers(work_dir: Path) -> list[Path]:
+    """Return the folders of builds whose processes are gone without a trace, as after a power cut."""
+    return [folder for folder in sorted(work_dir.glob(f"{_FOLDER}*")) if _is_nobodys(folder, lambda _: None)]
 
-    Safe while other builds run.
-    """
-    removed = 0
-    for folder in work_dir.glob(f"{_FOLDER}*"):
-        with contextlib.suppress(OSError):
-            lock = folder / ".lock"
-            if not lock.exists() and time.time() - folder.stat().st_mtime < _YOUNG_SECONDS:
-                continue  # just made, and about to be locked
-            with locked(lock, wait=False) as held:
-                if held is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed += 1
-    return removed
+
+def remove_leftovers(work_dir: Path) -> int:
+    """Remove them; return how many. Safe while other builds run."""
+    return sum(_is_nobodys(folder, remove_leftover) for folder in work_dir.glob(f"{_FOLDER}*"))
+
+
+def remove_leftover(folder: Path) -> None:
+    """Remove one."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_nobodys(folder: Path, then: Callable[[Path], None]) -> bool:
+    """Whether no build works in a folder; if so, do `then` to it while none can begin to."""
+    with contextlib.suppress(OSError):
+        lock = folder / ".lock"
+        if not lock.exists() and time.time() - folder.stat().st_mtime < _YOUNG_SECONDS:
+            return False  # just made, and about to be locked
+        with locked(lock, wait=False) as held:
+            if held is not None:
+                then(folder)
+                return True
+    return False
 
 
 @contextlib.contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +16,8 @@ from image_registry.builds.debian import DebianBase
 from image_registry.builds.resolve import uv_program
 from image_registry.cli.connection import Connection
 from image_registry.cli.exits import Failure
+from image_registry.cli.findings import Finding, broken, ok, unchecked
+from image_registry.cli.registry_checks import moved_bases, repository
 from image_registry.client import ImageRegistryClient, JobStatus
 from image_registry.client.channel import is_loopback
 from image_registry.gateway.process import find_envoy
@@ -35,39 +35,6 @@ LEAST_DISK = 2 << 30  # bytes free in the data folder, below which a build is li
 PATIENCE = 60.0  # seconds that a job may wait for a worker before that is a finding
 
 
-class State(Enum):
-    """How a checked part is."""
-
-    OK = "ok"
-    BROKEN = "broken"
-    UNCHECKED = "unchecked"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found; `remedy` is what to do about something broken."""
-
-    part: str
-    state: State
-    text: str
-    remedy: str = ""
-
-
-def ok(part: str, text: str) -> Finding:
-    """All is well."""
-    return Finding(part, State.OK, text)
-
-
-def broken(part: str, text: str, remedy: str) -> Finding:
-    """Something is to be mended."""
-    return Finding(part, State.BROKEN, text, remedy)
-
-
-def unchecked(part: str, text: str) -> Finding:
-    """It can't be known here, or doesn't matter."""
-    return Finding(part, State.UNCHECKED, text)
-
-
 async def installation(settings: Settings) -> AsyncIterator[Finding]:
     """The parts that run on this machine."""
     yield await gateway(settings)
@@ -75,6 +42,8 @@ async def installation(settings: Settings) -> AsyncIterator[Finding]:
     yield disk(settings.data_dir)
     yield programs()
     yield await bases(settings)
+    yield await repository(settings)
+    yield await moved_bases(settings, _dsn(settings))
 
 
 def service(connection: Connection) -> list[Finding]:
@@ -139,7 +108,7 @@ async def gateway(settings: Settings) -> Finding:
 
 async def database(settings: Settings) -> Finding:
     """Postgres is there, with the schema of this version."""
-    dsn = settings.database_url.get_secret_value() if settings.database_url else find_running(settings.data_dir)
+    dsn = _dsn(settings)
     if dsn is None:
         text = f"none is configured, and none of `up` runs in {settings.data_dir}"
         return broken("database", text, "set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up`")
@@ -153,6 +122,10 @@ async def database(settings: Settings) -> Finding:
         text = f"{describe_dsn(dsn)} lacks {len(missing)} migrations (first: {missing[0]})"
         return broken("database", text, "run `image-registry migrate`")
     return ok("database", f"{describe_dsn(dsn)} answers, its schema is current")
+
+
+def _dsn(settings: Settings) -> str | None:
+    return settings.database_url.get_secret_value() if settings.database_url else find_running(settings.data_dir)
 
 
 def disk(folder: Path) -> Finding:

@@ -8,12 +8,17 @@ from pathlib import Path
 import click
 
 from image_registry.cli import checks
-from image_registry.cli.checks import Finding, State
 from image_registry.cli.connection import Connection, connection_options
 from image_registry.cli.exits import Failure
+from image_registry.cli.findings import Finding, State, unchecked
 from image_registry.settings import load
 
-_LOOKS = {State.OK: ("ok", "green"), State.BROKEN: ("BROKEN", "red"), State.UNCHECKED: ("-", "bright_black")}
+_LOOKS = {
+    State.OK: ("ok", "green"),
+    State.BROKEN: ("BROKEN", "red"),
+    State.NOTICE: ("note", "yellow"),
+    State.UNCHECKED: ("-", "bright_black"),
+}
 
 
 @click.command()
@@ -24,8 +29,8 @@ def doctor(connection: Connection, data_dir: Path | None, http_address: str | No
     """Check the installation and say what to mend.
 
     Looks at the server, the REST gateway, the database and its schema, the workers, disk space, the programs that
-    builds use, and the base images. A server on another machine is looked at from outside only. Exit code 1 if
-    anything is broken.
+    builds use, the base images and whether they moved, and the place where images go. A server on another machine is
+    looked at from outside only. Exit code 1 if anything is broken.
     """
     found = [_told(finding) for finding in checks.service(connection)]
     if checks.is_local(connection):
@@ -36,7 +41,7 @@ def doctor(connection: Connection, data_dir: Path | None, http_address: str | No
 
         asyncio.run(look())
     else:
-        _told(checks.unchecked("the rest", "is looked at by `image-registry doctor` on the server's own machine"))
+        _told(unchecked("the rest", "is looked at by `image-registry doctor` on the server's own machine"))
     count = sum(finding.state is State.BROKEN for finding in found)
     if count:
         raise Failure(f"{count} of {len(found)} checks found something broken")

@@ -10,7 +10,7 @@ import click
 SECTIONS = {
     "Use the service": ("images", "jobs", "ensure"),
     "Run it": ("up", "serve", "worker", "gateway", "migrate"),
-    "Look after it": ("keys", "doctor", "completion"),
+    "Look after it": ("keys", "doctor", "gc", "completion"),
 }
 COMMANDS = {
     "up": ("image_registry.cli.up:up", "Run the whole product on this machine until Ctrl-C."),
@@ -23,6 +23,7 @@ COMMANDS = {
     "ensure": ("image_registry.cli.ensure:ensure", "See to it that every Python has its system image."),
     "keys": ("image_registry.cli.keys:keys", "Make, list and revoke API keys."),
     "doctor": ("image_registry.cli.doctor:doctor", "Check the installation and say what to mend."),
+    "gc": ("image_registry.cli.gc:gc", "Find, and remove, what belongs to no image."),
     "completion": ("image_registry.cli.completion:completion", "Print the completion script of a shell."),
 }
 FAULTS = ("StartError", "SettingsError", "RegistryError", "MigrationError")  # what a person can mend, in one sentence

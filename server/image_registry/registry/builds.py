@@ -39,13 +39,15 @@ MAX_ATTEMPTS = 25  # attempts of a build, those lost with their workers too: may
 class Claim:
     """A job that this worker owns for a lease.
 
-    A build has a definition, for users' images a base, and the lock of the image's last good build ('': none).
+    A build has a definition, for users' images a base, and the lock and the base's digest of the image's last good
+    build ('': none).
     """
 
     job: StoredJob
     definition: ImageDefinition | None = None
     base: StoredImage | None = None
     lock_file: str = ""
+    base_digest: str = ""
 
 
 class Builds:
@@ -73,7 +75,7 @@ class Builds:
             encoded = encode_definition(definition)
             await self._db.write(partial(jobs.set_definition, job=job, definition=encoded))
             job = replace(job, definition=encoded)
-        return Claim(job, definition, base, claimed.lock_file)
+        return Claim(job, definition, base, claimed.lock_file, claimed.base_digest)
 
     async def next_due(self) -> float | None:
         """Seconds until a job that was put off may run; None: there is none."""

@@ -81,6 +81,15 @@ class PlatformConfig:
         return replace(old, platform_tag=self.tag, pip_libraries=())  # a Python that is no longer supported
 
 
+@dataclass(frozen=True, slots=True)
+class BuiltOn:
+    """A system image, the reference of its base, and the digest that this stood for at the last good build."""
+
+    name: str
+    reference: str
+    digest: str
+
+
 class Platform:
     """What a deployment of the platform asks of the registry."""
 
@@ -101,6 +110,11 @@ class Platform:
         self._db.announce(jobs.CHANNEL)
         while await self._db.write(images.outdate_by_tag):
             pass
+
+    async def bases(self) -> list[BuiltOn]:
+        """What each system image was built on last."""
+        rows = await self._db.read(images.built_on)
+        return [BuiltOn(name, decode_definition(encoded).base_image.name, digest) for name, encoded, digest in rows]
 
     async def sync_image(self, name: str, *, force: bool) -> tuple[StoredImage, StoredJob | None]:
         """Rebuild an image at the current tag unless it is READY at that tag and `force` is off.

@@ -140,6 +140,7 @@ async def end_ready(
     definition: bytes,
     platform_tag: str,
     digest: str,
+    base_digest: str,
     lock_file: str,
     old: Sequence[PipLibrary],
     new: Sequence[PipLibrary],
@@ -151,6 +152,7 @@ async def end_ready(
         "definition": definition,
         "platform_tag": platform_tag,
         "digest": digest,
+        "base_digest": base_digest,
         "lock": lock_file,
         "old_libraries": [library_key(x.name) for x in old],
         "libraries": list(keys),
@@ -182,6 +184,12 @@ async def delete(conn: Connection, image: StoredImage, libraries: Sequence[PipLi
     """Remove a locked image and the index rows of its recorded `libraries`."""
     keys = [library_key(x.name) for x in libraries]
     await conn.execute(_SQL["delete"], {"id": image.id, "name": image.name, "libraries": keys})
+
+
+async def built_on(conn: Connection) -> list[tuple[str, bytes, str]]:
+    """Of each system image that was built: its name, encoded definition, and the digest of the base it stands on."""
+    rows = await (await conn.execute(_SQL["built_on"])).fetchall()
+    return [(row["name"], bytes(row["definition"]), row["base_digest"]) for row in rows]
 
 
 async def identity(conn: Connection) -> RegistryIdentity:

@@ -99,7 +99,8 @@ update images set status = 4, status_before_rebuild = null, updated_at = now() w
 with image as (
     update images
     set status = 3, status_before_rebuild = null, updated_at = now(), platform_tag = %(platform_tag)s,
-        definition = %(definition)s, digest = %(digest)s, lock = %(lock)s
+        definition = %(definition)s, digest = %(digest)s, lock = %(lock)s,
+        base_digest = %(base_digest)s
     where id = %(id)s and status in (1, 2)
     returning name
 ), gone as (
@@ -146,6 +147,10 @@ with gone as (
     delete from image_libraries where image_name = %(name)s and library = any (%(libraries)s)
 )
 delete from images where id = %(id)s
+
+-- What system images were built on last.
+-- name: built_on
+select name, definition, base_digest from images where role = 1 and base_digest <> '' order by name
 
 -- name: registry
 select id, token_secret from registry

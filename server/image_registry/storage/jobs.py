@@ -66,11 +66,14 @@ async def insert(
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A job that was just taken, the base that it is built on (none: not a user's image), and the last build's lock."""
+    """A job that was just taken, the base that it is built on (none: not a user's image), and of the image's last good
+    build the lock and the base's digest.
+    """
 
     job: StoredJob
     base: StoredImage | None
     lock_file: str
+    base_digest: str
 
 
 async def claim(conn: Connection, *, agent_id: UUID, lease: float, max_attempts: int) -> Claimed | None:
@@ -84,7 +87,7 @@ async def claim(conn: Connection, *, agent_id: UUID, lease: float, max_attempts:
         if row is None:
             return None
         base = None if row["base_id"] is None else to_image(row, "base_")
-        return Claimed(to_job(row), base, row["lock"] or "")
+        return Claimed(to_job(row), base, row["lock"] or "", row["base_digest"] or "")
 
 
 async def set_definition(conn: Connection, job: StoredJob, definition: bytes) -> None:

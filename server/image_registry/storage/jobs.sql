@@ -29,7 +29,7 @@ returning {job}
 -- judgement, so that it is one that can be built on.
 -- name: claim
 with candidate as (
-    select j.id, i.lock, b.id as base_id, b.name as base_name, b.role as base_role, b.status as base_status,
+    select j.id, i.lock, i.base_digest, b.id as base_id, b.name as base_name, b.role as base_role, b.status as base_status,
         b.python_version as base_python_version, b.platform_tag as base_platform_tag, b.definition as base_definition
     from jobs j
     left join images i on i.id = j.image_id and j.kind = 1
@@ -45,7 +45,7 @@ with candidate as (
 update jobs j set status = 1, attempt = j.attempt + 1, agent_id = %(agent_id)s,
     lease_expires_at = now() + make_interval(secs => %(lease)s)
 from candidate where j.id = candidate.id
-returning {job}, candidate.lock, candidate.base_id, candidate.base_name, candidate.base_role, candidate.base_status,
+returning {job}, candidate.lock, candidate.base_digest, candidate.base_id, candidate.base_name, candidate.base_role, candidate.base_status,
     candidate.base_python_version, candidate.base_platform_tag, candidate.base_definition
 
 -- name: set_definition

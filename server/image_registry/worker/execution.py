@@ -75,15 +75,18 @@ class Executor:
         if refusal := _refusal(claim.definition, claim.base):
             return BuildReport(Outcome.FAILED, *refusal)
         progress = Progress(self._builds, self._logs, claim.job)
+        moved = ""
         try:
             plan = await asyncio.to_thread(self._plan, claim, claim.definition)
             result = await run_build(plan, progress.on_event, lease)
+            if moved := _moved(claim.base_digest, result.base_digest):
+                progress.note(f"{moved}: {plan.base}")
         except BuildFailed as failure:
             return _failed(failure, progress)
         finally:
             log.info("job %s: attempt %d's processes have ended", claim.job.uuid, claim.job.attempt)
             await progress.close()
-        return _succeeded(result)
+        return _succeeded(result, moved)
 
     def _plan(self, claim: Claim, definition: ImageDefinition) -> BuildPlan:
         """What to build, and a repository that is ready for it. Raises BuildFailed."""
@@ -164,13 +167,19 @@ def _failed(failure: BuildFailed, progress: Progress) -> BuildReport:
     return BuildReport(Outcome.FAILED, reason, text)
 
 
-def _succeeded(result: BuildResult) -> BuildReport:
+def _moved(before: str, now: str) -> str:
+    """What to say about a base that is another one than at the last build."""
+    return f"the base moved from {before} to {now}" if before and before != now else ""
+
+
+def _succeeded(result: BuildResult, moved: str) -> BuildReport:
     stages = " · ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in result.stages)
     return BuildReport(
         Outcome.SUCCEEDED,
         TerminationReason.COMPLETED,
-        progress=f"{stages} · {len(result.libraries)} libraries · {result.digest}",
+        progress=f"{stages} · {len(result.libraries)} libraries · {result.digest}" + (f" · {moved}" if moved else ""),
         libraries=tuple(PipLibrary(library.name, library.version) for library in result.libraries),
         digest=result.digest,
+        base_digest=result.base_digest,
         lock_file=json.dumps(asdict(result.lock)),
     )

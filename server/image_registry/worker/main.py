@@ -12,11 +12,12 @@ from image_registry import limits
 from image_registry.builds.credentials import Keyring, Login
 from image_registry.builds.plan import Limits, PackageIndex
 from image_registry.builds.repositories.home import Home, HomeFaultError
-from image_registry.builds.repositories.opening import open_home
+from image_registry.builds.repositories.opening import CLOUDS, open_home
 from image_registry.builds.runner import remove_leftovers
 from image_registry.errors import RegistryError
 from image_registry.host import StartError
 from image_registry.registry.builds import Builds
+from image_registry.registry.garbage import Places
 from image_registry.registry.job_logs import JobLogs
 from image_registry.settings import Settings
 from image_registry.storage import create_requests, images
@@ -32,15 +33,14 @@ CARE_INTERVAL = 600.0  # seconds between two looks for logs that are over their 
 async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
     """Run a worker until `stop` is set; `ready` is called once, with the worker's id."""
     identity = await db.read(images.identity)
-    keyring = keyring_of(settings)
-    home = open_home(settings.repository_root, keyring)
-    await _check(home)
+    keyring, places = keyring_of(settings), places_of(settings)
+    await _check(places.home)
     config = BuilderConfig(
         registry_id=identity.id,
-        home=home,
+        home=places.home,
         keyring=keyring,
-        cache_dir=_made(settings.data_dir.absolute() / "cache"),
-        work_dir=_made(settings.data_dir.absolute() / "work"),
+        cache_dir=_made(places.cache_dir),
+        work_dir=_made(places.work_dir),
         index=_index(settings),
         limits=Limits(seconds=settings.build_timeout, memory_bytes=settings.build_memory),
     )
@@ -88,6 +88,13 @@ async def _check(home: Home) -> None:
         log.warning("repositories: %s: %s; builds will be tried again until it answers", fault, fault.remedy)
 
 
+def places_of(settings: Settings) -> Places:
+    """Where a worker with these settings keeps things."""
+    folder = settings.data_dir.absolute()
+    home = open_home(settings.repository_root, keyring_of(settings))
+    return Places(home, cache_dir=folder / "cache", work_dir=folder / "work")
+
+
 def keyring_of(settings: Settings) -> Keyring:
     """How to get at container registries."""
     host = settings.repository.partition("/")[0]
@@ -98,6 +105,7 @@ def keyring_of(settings: Settings) -> Keyring:
         docker_config=settings.docker_config_file,
         endpoints=settings.registry_endpoints,
         ca_bundle=settings.registry_ca_bundle,
+        clouds=CLOUDS,
         least_life=settings.build_timeout,
     )
 

@@ -47,6 +47,10 @@ class Progress:
                 self._write(line)
         self._news.set()
 
+    def note(self, line: str) -> None:
+        """Add a line to the log."""
+        self._write(line)
+
     def failed(self, cause: str) -> str:
         """The last line of a failed build: how far it came, and why it failed."""
         where = f"failed in {self._stage}" if self._stage else "failed"

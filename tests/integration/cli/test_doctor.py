@@ -65,6 +65,8 @@ async def test_all_is_well(rest: Rest, dsn: str, base: str, tmp_path: Path) -> N
     assert report.line("gateway") == f"ok      gateway      http://{rest.address} answers"
     assert report.line("database").endswith("answers, its schema is current")
     assert report.line("base images") == "ok      base images  configured: Python 3.11"
+    assert report.line("repository") == f"ok      repository   {tmp_path}/images/managed can be written to"
+    assert report.line("moved bases") == "-       moved bases  no system image was built yet"
     assert "password" not in report.text
 
 
@@ -81,7 +83,7 @@ async def test_nothing_is_there(tmp_path: Path) -> None:
     assert "→ start it: `image-registry gateway`" in report.text
     assert "→ set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up`" in report.text
     assert "→ make them reachable, or correct IMAGE_REGISTRY_BASE_IMAGES" in report.text
-    assert report.text.endswith("error: 4 of 6 checks found something broken\n")
+    assert report.text.endswith("error: 4 of 8 checks found something broken\n")
 
 
 async def test_a_database_without_the_schema(postgres_server: str, base: str, tmp_path: Path) -> None:
@@ -106,6 +108,23 @@ async def test_a_database_that_is_away(base: str, tmp_path: Path) -> None:
         data_dir=tmp_path,
     )
     assert report.line("database").startswith("BROKEN")
+    assert "secret" not in report.text
+
+
+async def test_a_registry_for_images_that_is_away(base: str, tmp_path: Path) -> None:
+    registry = f"127.0.0.1:{free_port()}"
+    report = await doctor(
+        server=f"127.0.0.1:{free_port()}",
+        http_address=f"127.0.0.1:{free_port()}",
+        base_images=f"3.11={base}",
+        data_dir=tmp_path,
+        repository=registry,
+        repository_username="me",
+        repository_password="secret",
+        registry_endpoints=f"{registry}=http://{registry}",
+    )
+    assert report.line("repository").startswith(f"BROKEN  repository   {registry} can't be reached")
+    assert "→ start it, or correct IMAGE_REGISTRY_REPOSITORY" in report.text
     assert "secret" not in report.text
 
 

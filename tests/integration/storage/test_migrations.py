@@ -118,6 +118,17 @@ def check_large_definition(conn: psycopg.Connection) -> None:
     assert size > 3_000
 
 
+def write_base(conn: psycopg.Connection) -> None:
+    conn.execute("update images set base_digest = 'sha256:1' where name = 'vision'")
+
+
+def check_base(conn: psycopg.Connection) -> None:
+    assert conn.execute("select name, base_digest from images order by name").fetchall() == [
+        ("system-python-3-12", ""),
+        ("vision", "sha256:1"),
+    ]
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -130,6 +141,7 @@ DATA = {
     4: Data(nothing, nothing),
     5: Data(write_requests, check_requests),
     6: Data(write_large_definition, check_large_definition),
+    7: Data(write_base, check_base),
 }
 
 

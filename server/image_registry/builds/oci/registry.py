@@ -204,6 +204,15 @@ def _bounded(answer: httpx.Response, limit: int, what: str) -> bytes:
     return bytes(data)
 
 
+def read_manifest(client: RegistryClient, reference: RegistryReference, architecture: str) -> Manifest:
+    """Return the manifest of an image for linux and the architecture. Raises InvalidImageError, UnavailableError."""
+    data, media_type = client.manifest(reference.repository, reference.reference)
+    if media_type in INDEXES:
+        chosen = select_platform(data, architecture)
+        data, media_type = client.manifest(reference.repository, chosen.digest)
+    return Manifest.read(data, media_type)
+
+
 class RegistrySource:
     """An image in a registry; its layers go through the machine's cache. See oci.source.ImageSource."""
 
@@ -215,12 +224,7 @@ class RegistrySource:
 
     def manifest(self) -> Manifest:
         """See ImageSource."""
-        repository = self._reference.repository
-        data, media_type = self._client.manifest(repository, self._reference.reference)
-        if media_type in INDEXES:
-            chosen = select_platform(data, self._architecture)
-            data, media_type = self._client.manifest(repository, chosen.digest)
-        return Manifest.read(data, media_type)
+        return read_manifest(self._client, self._reference, self._architecture)
 
     def config(self, manifest: Manifest) -> bytes:
         """See ImageSource."""

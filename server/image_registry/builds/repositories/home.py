@@ -28,6 +28,14 @@ class FoundRepository:
     touched: float = 0.0
 
 
+@dataclass(frozen=True)
+class Leftover:
+    """What is below the root, is no repository, and serves nothing any more: what it is, and a name for its home."""
+
+    what: str
+    name: str
+
+
 class Home(Protocol):
     """A place for repositories, all of them below one root, which is never left.
 
@@ -48,6 +56,12 @@ class Home(Protocol):
 
     def repositories(self) -> Iterator[FoundRepository]:
         """All repositories below the root."""
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Notes of deletions that no push could be late for any more, and what crashes left."""
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove one of them; it may be gone already."""
 
     def check(self) -> str:
         """Say in a few words that a build could push here. Raises HomeFaultError."""

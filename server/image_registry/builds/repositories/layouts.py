@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from image_registry.builds.faults import InvalidImageError
-from image_registry.builds.oci.layout import LayoutRepository
+from image_registry.builds.oci.layout import NOTE_SECONDS, LayoutRepository
 from image_registry.builds.oci.reference import LayoutReference, layout_within
-from image_registry.builds.repositories.home import FoundRepository, HomeFaultError
+from image_registry.builds.repositories.home import FoundRepository, HomeFaultError, Leftover
+
+_TRASH_SECONDS = 3600.0
 
 
 class LayoutHome:
@@ -42,17 +45,30 @@ class LayoutHome:
                 owner = ""
             yield FoundRepository(f"oci:{path}", owner, path.stat().st_mtime)
 
+    def leftovers(self) -> Iterator[Leftover]:
+        """See Home."""
+        for kind, least, what in (
+            (".trash", _TRASH_SECONDS, "a removed repository"),
+            (".deleted", NOTE_SECONDS, "an old note"),
+        ):
+            for path in sorted((self._root.path / kind).glob("*")):
+                if path.stat().st_mtime < time.time() - least:
+                    yield Leftover(what, f"{kind}/{path.name}")
+
+    def discard(self, leftover: Leftover) -> None:
+        """See Home."""
+        path = self._root.path / leftover.name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
     def check(self) -> str:
         """See Home."""
-        try:
-            self._root.path.mkdir(parents=True, exist_ok=True)
-            probe = self._root.path / f".probe-{secrets.token_hex(8)}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            remedy = "make the folder writable for the worker, or correct IMAGE_REGISTRY_REPOSITORY"
-            text = f"{self._root.path} can't be written to: {error.strerror}"
-            raise HomeFaultError(text, remedy, is_passing=False) from None
+        existing = next(path for path in (self._root.path, *self._root.path.parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            remedy = "make it a folder that the worker may write to, or correct IMAGE_REGISTRY_REPOSITORY"
+            raise HomeFaultError(f"{existing} can't be written to", remedy, is_passing=False)
         return f"{self._root.path} can be written to"
 
     def _repository(self, repository: str) -> LayoutRepository:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import httpx
 
@@ -14,7 +15,7 @@ from image_registry.builds.oci.push import NOTES, DeletionNotes, RegistryReposit
 from image_registry.builds.oci.reference import RegistryReference, repository_within
 from image_registry.builds.oci.registry import RegistryClient
 from image_registry.builds.oci.upload import Uploads
-from image_registry.builds.repositories.home import FoundRepository, HomeFaultError
+from image_registry.builds.repositories.home import FoundRepository, HomeFaultError, Leftover
 
 
 class RegistryHome:
@@ -62,6 +63,17 @@ class RegistryHome:
                     owner = RegistryRepository(client, name, self._root.repository).owner
                     if owner is not None or self._keeps_empty:
                         yield FoundRepository(f"{self._root.host}/{name}", owner)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """See Home."""
+        with self._client() as client:
+            for tag in DeletionNotes(client, self._root.repository).old(datetime.now(UTC)):
+                yield Leftover("an old note", tag)
+
+    def discard(self, leftover: Leftover) -> None:
+        """See Home."""
+        with self._client() as client:
+            DeletionNotes(client, self._root.repository).forget(leftover.name)
 
     def check(self) -> str:
         """See Home. It begins an upload and gives it up again."""
