@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -158,7 +158,7 @@ def programs() -> Finding:
 async def bases(settings: Settings) -> Finding:
     """There is something to build on."""
     if "base_images" in settings.model_fields_set:
-        return await _configured_bases(settings.base_images)
+        return await _configured_bases(settings)
     folder = DataDir(settings.data_dir.absolute()).bases
     maker = DebianBase()
     plan = await plan_bases(folder, maker)
@@ -171,22 +171,24 @@ async def bases(settings: Settings) -> Finding:
     return ok("base images", f"no container registry answers; `up` makes {maker.title} here, with mmdebstrap")
 
 
-async def _configured_bases(configured: dict[str, str]) -> Finding:
-    lacking = [f"{version}={reference}" for version, reference in configured.items() if not await _is_there(reference)]
+async def _configured_bases(settings: Settings) -> Finding:
+    configured, endpoints = settings.base_images, settings.registry_endpoints
+    lacking = [f"{v}={reference}" for v, reference in configured.items() if not await _is_there(reference, endpoints)]
     if lacking:
         remedy = "make them reachable, or correct IMAGE_REGISTRY_BASE_IMAGES"
         return broken("base images", f"not to be had: {', '.join(lacking)}", remedy)
     return ok("base images", f"configured: Python {', '.join(configured)}")
 
 
-async def _is_there(reference: str) -> bool:
+async def _is_there(reference: str, endpoints: Mapping[str, str]) -> bool:
     """An image layout is on disk; of a registry, that it answers at all."""
     if reference.startswith("oci:"):
         return _has_layout(reference.removeprefix("oci:"))
     host = reference.partition("/")[0]
     is_host = "." in host or ":" in host or host == "localhost"
-    hub = not is_host or host == "docker.io"
-    return await answers_http(f"https://{'registry-1.docker.io' if hub else host}/v2/", 3.0)
+    host = host if is_host else "docker.io"
+    default = "https://registry-1.docker.io" if host == "docker.io" else f"https://{host}"
+    return await answers_http(f"{endpoints.get(host, default)}/v2/", 3.0)
 
 
 def _has_layout(reference: str) -> bool:

@@ -1,6 +1,7 @@
 """Base images: resolved to a digest once for each build, recorded, and seen when they move."""
 
 import json
+import shutil
 from pathlib import Path
 
 import psycopg
@@ -51,6 +52,7 @@ async def test_a_base_that_moves(
         report = await doctor(server=service.address, **told)
         assert report.line("moved bases") == "ok      moved bases  every system image stands on its base as it is now"
 
+        shutil.rmtree(base)
         write_base(base, {**BASES["glibc"]("3.11"), "etc/release": "2"})
         index = json.loads((base / "index.json").read_text())
         report = await doctor(server=service.address, **told)

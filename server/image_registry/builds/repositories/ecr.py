@@ -127,6 +127,7 @@ def _told(host: str) -> Iterator[None]:
     """Turn what AWS and its library say into NoLoginError or UnavailableError."""
     try:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError  # noqa: PLC0415
+        from botocore.exceptions import ConnectionError as NoConnectionError  # noqa: PLC0415
     except ModuleNotFoundError:
         raise NoLoginError("boto3 is not installed: pip install 'image-registry[ecr]'") from None
     try:
@@ -139,7 +140,7 @@ def _told(host: str) -> Iterator[None]:
         if code.endswith("RepositoryNotFoundException"):
             raise UnavailableError(f"the API of {host}: {code}", 404) from error
         raise NoLoginError(f"AWS answers {code} to {error.operation_name}") from None
-    except HTTPClientError as error:
+    except (HTTPClientError, NoConnectionError) as error:
         raise UnavailableError(f"the API of {host}: {type(error).__name__}") from error
     except BotoCoreError as error:  # no credentials, half of them, a profile that isn't there
         raise NoLoginError(f"AWS: {error}") from None

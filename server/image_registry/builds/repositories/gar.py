@@ -7,6 +7,7 @@ this service calls a repository is a *package* in it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC
@@ -25,6 +26,7 @@ _API = "artifactregistry.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _SECONDS = 30.0
 _DELETION_SECONDS = 300.0
+_PAUSE = 0.5
 _MISSING = "google-cloud-artifact-registry is not installed: pip install 'image-registry[gar]'"
 
 
@@ -70,15 +72,26 @@ class GarHome(RegistryHome):
 
     def _remove(self, found: RegistryRepository, name: str, *, is_empty: bool) -> bool:  # noqa: ARG002
         package = quote(name.removeprefix(self._inside), safe="")
-        with self._api() as api:
-            try:
-                operation = api.delete_package(name=f"{self._parent}/packages/{package}", timeout=_SECONDS)
-                operation.result(timeout=_DELETION_SECONDS)
-            except UnavailableError as error:
-                if error.status != 404:
-                    raise
-                return False
-            return True
+        try:
+            with self._api() as api:
+                begun = api.delete_package(name=f"{self._parent}/packages/{package}", timeout=_SECONDS)
+                self._wait(api, begun.operation)
+        except UnavailableError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
+    def _wait(self, api: Any, operation: Any) -> None:
+        """Wait for the end of a long operation; its own `result` would ask at another address than the API's."""
+        give_up = time.monotonic() + _DELETION_SECONDS
+        while not operation.done:
+            if time.monotonic() > give_up:
+                raise UnavailableError(f"the API of {self._root.host}: a deletion isn't over yet")
+            time.sleep(_PAUSE)
+            operation = api.get_operation({"name": operation.name}, timeout=_SECONDS)
+        if operation.HasField("error"):
+            raise UnavailableError(f"the API of {self._root.host}: a deletion ended with code {operation.error.code}")
 
     def _names(self, client: RegistryClient) -> list[str]:  # noqa: ARG002
         with self._api() as api:
