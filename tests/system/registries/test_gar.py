@@ -62,7 +62,7 @@ async def test_images_live_and_die_in_artifact_registry(
         assert google.packages == ["team/managed/image-registry.deleted", f"team/managed/{system}"]
     parent = "/v1/projects/my-project/locations/europe/repositories/images"
     assert "GET /v1/projects/my-project/locations/europe/operations/7" in google.requests
-    assert f"DELETE {parent}/packages/team%2Fmanaged%2Fvision" in google.requests
+    assert f"DELETE {parent}/packages/team%252Fmanaged%252Fvision" in google.requests
 
 
 def test_what_never_was_is_removed_without_a_word(home: Home) -> None:

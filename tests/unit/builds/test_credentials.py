@@ -3,6 +3,7 @@
 import base64
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,11 @@ import pytest
 from image_registry.builds import credentials
 from image_registry.builds.credentials import Keyring, Login, NoLoginError
 from image_registry.builds.faults import UnavailableError
+from image_registry.builds.repositories.ecr import EcrHome
+from image_registry.builds.repositories.gar import GarHome
+from image_registry.builds.repositories.layouts import LayoutHome
+from image_registry.builds.repositories.opening import CLOUDS, open_home
+from image_registry.builds.repositories.registries import RegistryHome
 
 HOST = "registry.example:5000"
 SECRET = "s3cret:with:colons"
@@ -184,3 +190,38 @@ def test_no_helper_is_left(write_config: WriteConfig, helper: Callable[[str], No
     helper("exec sleep 4711")
     Keyring(docker_config=write_config(credsStore="test")).access(HOST)
     assert "sleep 4711" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "host", "extra"),
+    [
+        ("boto3", "123456789012.dkr.ecr.eu-west-1.amazonaws.com", "ecr"),
+        ("botocore.exceptions", "123456789012.dkr.ecr.eu-west-1.amazonaws.com", "ecr"),
+        ("google.auth.exceptions", "europe-docker.pkg.dev", "gar"),
+    ],
+)
+def test_a_cloud_whose_library_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, module: str, host: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    keyring = Keyring(clouds=CLOUDS)
+    assert keyring.access(host).username == ""
+    assert f"pip install 'image-registry[{extra}]'" in keyring.explain(host)
+    assert "pip install" not in keyring.explain(HOST)
+
+
+@pytest.mark.parametrize(
+    ("host", "home"),
+    [
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com/team", EcrHome),
+        ("123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com/team", EcrHome),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/team", EcrHome),
+        ("europe-west3-docker.pkg.dev/project/repository/managed", GarHome),
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com.evil.example/team", RegistryHome),
+        ("registry.example:5000/team", RegistryHome),
+        ("oci:/srv/images", LayoutHome),
+    ],
+)
+def test_which_home_a_root_means(host: str, home: type) -> None:
+    assert type(open_home(host, Keyring())) is home
+    assert open_home(host, Keyring()).root == host
