@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 from collections.abc import AsyncIterator, Callable
@@ -165,6 +166,8 @@ async def serve(
     """Run the server until `stop` is set; `ready` is called once, with the address."""
     _leave_no_core()
     async with running_server(settings, dsn, address) as server:
+        gc.collect()
+        gc.freeze()  # what the start made lives until the end: no collection, which holds every call up, looks at it
         ready(server.address)
         await stop.wait()
         if settings.shutdown_delay:  # whoever asks for health sends new calls elsewhere before the port is closed

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +17,12 @@ from image_registry.host import StartError
 from image_registry.host.addresses import Address, check_free, parse_address
 from image_registry.local.postgres import find_running
 from image_registry.settings import Settings
+
+data_dir_option = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder of everything that is kept. [IMAGE_REGISTRY_DATA_DIR]"
+)
+grpc_address_option = click.option("--grpc-address", help="Where gRPC listens. [127.0.0.1:50051]")
+http_address_option = click.option("--http-address", help="Where REST listens. [127.0.0.1:8080]")
 
 
 def database_url(settings: Settings) -> str:

@@ -14,10 +14,10 @@ SECTIONS = {
 }
 COMMANDS = {
     "up": ("image_registry.cli.up:up", "Run the whole product on this machine until Ctrl-C."),
-    "serve": ("image_registry.cli.parts:serve", "Run the gRPC server alone."),
-    "worker": ("image_registry.cli.parts:worker", "Run a worker alone."),
-    "gateway": ("image_registry.cli.parts:gateway", "Run the REST gateway (Envoy) alone."),
-    "migrate": ("image_registry.cli.parts:migrate", "Bring a database to the schema of this version."),
+    "serve": ("image_registry.cli.serve:serve", "Run the gRPC server alone."),
+    "worker": ("image_registry.cli.worker:worker", "Run a worker alone."),
+    "gateway": ("image_registry.cli.gateway:gateway", "Run the REST gateway (Envoy) alone."),
+    "migrate": ("image_registry.cli.migrate:migrate", "Bring a database to the schema of this version."),
     "images": ("image_registry.cli.images:images", "Make, find, look at, rebuild and remove images."),
     "jobs": ("image_registry.cli.jobs:jobs", "Look at builds, read their logs, stop them."),
     "ensure": ("image_registry.cli.ensure:ensure", "See to it that every Python has its system image."),

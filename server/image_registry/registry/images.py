@@ -34,6 +34,7 @@ from image_registry.requirements import system_image_name
 from image_registry.storage import create_requests, image_pages, images, jobs
 from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection, Database
+from image_registry.storage.image_creates import ImageCreates, NameTakenError, NewImageRow, NoCurrentBaseError
 from image_registry.storage.image_reads import ImageReads
 
 _AFTER_THE_FIRST = {Reason.IMAGE_ALREADY_EXISTS, Reason.QUEUE_LIMIT, Reason.IMAGE_LIMIT}  # what the first create causes
@@ -47,6 +48,7 @@ class Images:
         self._reads = reads
         self._config = config
         self._quotas = quotas or Quotas(db)
+        self._creates = ImageCreates(db)
 
     async def identity(self) -> RegistryIdentity:
         """What all replicas on this database share."""
@@ -83,8 +85,8 @@ class Images:
         return created
 
     async def _create(self, wanted: NewImage, creator: str, request: RequestKey | None) -> CreatedImage:
-        """In one statement if the system image is there at the current tag, else together with that one's creation or
-        rebuild."""
+        """In one statement if the system image is there at the current tag (one for several creates, unless the request
+        is to be remembered), else together with that one's creation or rebuild."""
         await self._quotas.check(creator)
         definition = self._config.user_definition(wanted)
         image = StoredImage(
@@ -98,16 +100,23 @@ class Images:
             definition=encode_definition(definition),
         )
 
-        async def quickly(conn: Connection) -> tuple[int | None, StoredJob | None]:
-            return await images.create_on_current_base(
+        row = NewImageRow(image, system_image_name(wanted.python_version), definition.repo_uri, creator)
+
+        async def remembered(conn: Connection) -> CreatedImage:
+            base_id, job = await images.create_on_current_base(
                 conn,
                 image,
-                base=system_image_name(wanted.python_version),
-                repository=definition.repo_uri,
+                base=row.base,
+                repository=row.repository,
                 priority=Priority.INTERACTIVE,
                 creator=creator,
                 request=request,
             )
+            if base_id is None:
+                raise NoCurrentBaseError
+            if job is None:
+                raise NameTakenError
+            return _created(job)
 
         async def with_base(conn: Connection) -> StoredJob:
             base_id = await ensure_system_image(conn, self._config, wanted.python_version)
@@ -121,13 +130,14 @@ class Images:
                 await create_requests.remember(conn, request, _created(job))
             return job
 
-        base_id, job = await self._db.write_once(quickly)
-        if base_id is None:
-            job = await self._db.write(with_base)
-        elif job is None:
-            raise _already_exists(wanted.name)
+        try:
+            created = await self._creates.create(row) if request is None else await self._db.write_once(remembered)
+        except NoCurrentBaseError:
+            created = _created(await self._db.write(with_base))
+        except NameTakenError:
+            raise _already_exists(wanted.name) from None
         self._db.announce(jobs.CHANNEL)
-        return _created(job)
+        return created
 
     async def get(self, name: str) -> PublishedImage:
         """The image with the names of those that are built on it. Raises RegistryError IMAGE_NOT_FOUND."""

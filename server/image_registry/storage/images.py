@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import UUID
 
 from psycopg import errors as pg
 
@@ -16,6 +18,7 @@ from image_registry.storage.queries import load
 from image_registry.storage.rows import present, to_image, to_job
 
 CHANGED_AT_ONCE = 1_000  # images that one statement marks OUTDATED
+NewJob: TypeAlias = tuple[UUID, datetime]  # the public identity of a build, and when it was recorded
 _SQL = load("images.sql")
 
 
@@ -93,6 +96,33 @@ async def create_on_current_base(
     if row is None or row["base_id"] is None:
         return None, None
     return row["base_id"], None if row["id"] is None else to_job(row)
+
+
+async def create_several(
+    conn: Connection, rows: Sequence[tuple[StoredImage, str, str, str]], *, priority: Priority
+) -> dict[str, tuple[bool, NewJob | None]]:
+    """Write new users' images (each with its base's name, its repository and its creator) as `create_on_current_base`
+    does, all in one statement. Names and tags of the platform: each name once, one tag.
+
+    Returns, by name, whether there is such a base, and the job if the name was free.
+    """
+    by_name = sorted(rows, key=lambda row: row[0].name)
+    new = [image for image, *_ in by_name]
+    values = {
+        "names": [image.name for image in new],
+        "python_versions": [image.python_version for image in new],
+        "definitions": [image.definition for image in new],
+        "bases": [base for _, base, _, _ in by_name],
+        "repositories": [repository for _, _, repository, _ in by_name],
+        "creators": [creator for _, _, _, creator in by_name],
+        "platform_tag": new[0].platform_tag,
+        "priority": priority,
+    }
+    cursor = await conn.execute(_SQL["create_several"], values)
+    return {
+        row["name"]: (row["has_base"], None if row["uuid"] is None else (row["uuid"], row["created_at"]))
+        for row in await cursor.fetchall()
+    }
 
 
 def _new(image: StoredImage, repository: str, priority: Priority, creator: str) -> dict[str, Any]:

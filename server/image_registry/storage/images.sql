@@ -72,6 +72,31 @@ with {new_on_base}, remembered as (
 )
 {base_and_job}
 
+-- Many of them; each name once. Names are inserted in order: two such statements never wait for each other.
+-- name: create_several
+with new as (
+    select * from unnest(
+        %(names)s::text[], %(python_versions)s::text[], %(bases)s::text[], %(repositories)s::text[],
+        %(creators)s::text[], %(definitions)b::bytea[]
+    ) as new (name, python_version, base, repository, creator, definition)
+), base as (
+    select id, name from images
+    where name = any (%(bases)s::text[]) and platform_tag = %(platform_tag)s and status <> 4
+), image as (
+    insert into images (name, role, status, python_version, platform_tag, base_image_id, definition, creator)
+    select new.name, 2, 1, new.python_version, %(platform_tag)s, base.id, new.definition, new.creator
+    from new join base on base.name = new.base order by new.name collate "C"
+    on conflict (name) do nothing
+    returning id, name, definition, creator
+), j as (
+    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator)
+    select 1, %(priority)s, image.id, image.name, new.repository, image.definition, image.creator
+    from image join new on new.name = image.name
+    returning image_name, uuid, created_at
+)
+select new.name, base.id is not null as has_base, j.uuid, j.created_at
+from new left join base on base.name = new.base left join j on j.image_name = new.name
+
 -- name: build_lock
 select digest, lock from images where name = %(name)s
 

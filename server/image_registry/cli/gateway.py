@@ -1,0 +1,49 @@
+"""`image-registry gateway`: the REST gateway alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from image_registry.cli.common import free_address, grpc_address_option, http_address_option, run_until_stopped, say
+from image_registry.cli.logs import set_up_logging
+from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
+from image_registry.gateway.process import run_gateway
+from image_registry.host.addresses import parse_address
+from image_registry.settings import Settings, load
+
+
+@click.command()
+@grpc_address_option
+@http_address_option
+@click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback without keys, or without TLS.")
+def gateway(grpc_address: str | None, http_address: str | None, insecure: bool | None) -> None:
+    """Run the REST gateway (Envoy) alone, in front of the gRPC server at --grpc-address."""
+    settings = load(grpc_address=grpc_address, http_address=http_address, insecure=insecure)
+    set_up_logging(settings.log_format)
+    tls, upstream_tls = _gateway_tls(settings)
+    listen = free_address(settings, settings.http_address, "--http-address", encrypted=tls is not None)
+    upstream = parse_address(settings.grpc_address).reachable
+    scheme = "https" if tls else "http"
+
+    run_dir = settings.data_dir.absolute() / "run"  # under `up`: what a killed gateway leaves there is removed
+
+    async def run(stop: asyncio.Event) -> None:
+        await run_gateway(
+            GatewayOptions(listen=listen, upstreams=(upstream,), tls=tls, upstream_tls=upstream_tls),
+            stop=stop,
+            ready=lambda: say(f"serving REST on {scheme}://{listen.reachable}"),
+            run_dir=run_dir if run_dir.is_dir() else None,
+        )
+
+    run_until_stopped(run)
+
+
+def _gateway_tls(settings: Settings) -> tuple[ListenerTls | None, UpstreamTls | None]:
+    certificate, key = settings.http_tls_certificate, settings.http_tls_key
+    listener = ListenerTls(certificate, key, settings.http_tls_client_ca) if certificate and key else None
+    if settings.upstream_ca is None:
+        return listener, None
+    own = settings.upstream_certificate, settings.upstream_key
+    return listener, UpstreamTls(settings.upstream_ca, settings.upstream_name, *own)

@@ -1,0 +1,75 @@
+"""`image-registry serve`: the gRPC server alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+
+from image_registry import app
+from image_registry.cli.common import (
+    data_dir_option,
+    database_url,
+    free_address,
+    grpc_address_option,
+    run_until_stopped,
+    say,
+)
+from image_registry.cli.logs import set_up_logging
+from image_registry.cli.replicas import run_replicas
+from image_registry.host.addresses import parse_address
+from image_registry.settings import Settings, load
+
+STOP_MARGIN = 2.0  # seconds that a server process has on top of its drain
+
+
+@click.command()
+@data_dir_option
+@grpc_address_option
+@click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback without keys, or without TLS.")
+@click.option("--processes", type=click.IntRange(1, 64), help="Server processes on the port, one for each core. [1]")
+@click.option("--replica", type=int, hidden=True, help="Share the port, and write to this descriptor when serving.")
+def serve(
+    data_dir: Path | None,
+    grpc_address: str | None,
+    insecure: bool | None,
+    processes: int | None,
+    replica: int | None,
+) -> None:
+    """Run the gRPC server alone, on the configured database."""
+    settings = load(data_dir=data_dir, grpc_address=grpc_address, insecure=insecure, processes=processes)
+    set_up_logging(settings.log_format)
+    dsn = database_url(settings)
+    if replica is not None:
+        run_until_stopped(partial(_serve_as_replica, settings, dsn, replica))
+        return
+    encrypted = settings.tls_certificate is not None
+    address = free_address(settings, settings.grpc_address, "--grpc-address", encrypted=encrypted)
+
+    async def run(stop: asyncio.Event) -> None:
+        await app.serve(settings, dsn, str(address), stop=stop, ready=lambda where: say(f"serving gRPC on {where}"))
+
+    async def run_several(stop: asyncio.Event) -> None:
+        await app.check_schema(dsn)
+        say(f"starting {settings.processes} server processes on {address}")
+        argv = [sys.executable, "-m", "image_registry", *sys.argv[1:]]
+        stop_seconds = settings.shutdown_delay + settings.drain_timeout + STOP_MARGIN
+        await run_replicas(argv, settings.processes, stop=stop, stop_seconds=stop_seconds)
+
+    run_until_stopped(run if settings.processes == 1 else run_several)
+
+
+async def _serve_as_replica(settings: Settings, dsn: str, announce: int, stop: asyncio.Event) -> None:
+    """Serve on a port that others share; whether it is free has been checked before they were started."""
+
+    def ready(where: str) -> None:
+        say(f"serving gRPC on {where}")
+        os.write(announce, b"1")
+        os.close(announce)
+
+    address = parse_address(settings.grpc_address)
+    await app.serve(settings, dsn, str(address), stop=stop, ready=ready)

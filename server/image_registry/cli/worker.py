@@ -1,0 +1,34 @@
+"""`image-registry worker`: takes build jobs from a database."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from image_registry import app
+from image_registry.cli.common import data_dir_option, database_url, run_until_stopped, say
+from image_registry.cli.logs import set_up_logging
+from image_registry.settings import load
+from image_registry.worker.main import work
+
+
+@click.command()
+@data_dir_option
+def worker(data_dir: Path | None) -> None:
+    """Run a worker alone: it takes build jobs from the configured database."""
+    settings = load(data_dir=data_dir)
+    set_up_logging(settings.log_format)
+    dsn = database_url(settings)
+
+    async def run(stop: asyncio.Event) -> None:
+        await app.check_schema(dsn)
+        db = app.database(settings, dsn)
+        await db.open()
+        try:
+            await work(settings, db, stop=stop, ready=lambda agent: say(f"worker {agent} takes jobs"))
+        finally:
+            await db.close()
+
+    run_until_stopped(run)

@@ -1,0 +1,164 @@
+"""Creates of users' images, gathered: one statement, and so one commit, for all that came while others were under way.
+
+A lone create waits for nobody. Each caller gets its own answer, and a fault that may be another's is tried again alone.
+Names go in order within a statement, so that two of them never wait for each other. Measurements are in
+docs/performance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+
+import psycopg
+
+from image_registry import deadline
+from image_registry.errors import RegistryError
+from image_registry.models import CreatedImage, Priority, StoredImage
+from image_registry.storage import images
+from image_registry.storage.database import Database
+
+STATEMENTS = 2  # under way at once: one commits while the next is filled
+LARGEST_BATCH = 64  # creates of one statement
+
+
+class NoCurrentBaseError(Exception):
+    """The system image isn't there at the current tag, or is FAILED: nothing was written."""
+
+
+class NameTakenError(Exception):
+    """An image of that name is there: nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewImageRow:
+    """A user's image and its first build, as they are to be written on the base of that name."""
+
+    image: StoredImage
+    base: str
+    repository: str
+    creator: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    row: NewImageRow
+    left: float | None  # seconds, when it came
+    came: float = field(default_factory=time.monotonic)
+    answer: asyncio.Future[CreatedImage] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class ImageCreates:
+    """Writes new users' images with their first builds."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._gathering: deque[_Waiting] = deque()
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def create(self, row: NewImageRow) -> CreatedImage:
+        """Write one; returns when it is committed.
+
+        Raises NoCurrentBaseError, NameTakenError, RegistryError. A caller that is gone before its statement began
+        leaves nothing behind.
+        """
+        waiting = _Waiting(row, deadline.remaining())
+        self._gathering.append(waiting)
+        if len(self._writers) < STATEMENTS:
+            writer = asyncio.create_task(self._write_all(), context=Context())
+            self._writers.add(writer)
+        return await waiting.answer
+
+    async def _write_all(self) -> None:
+        try:
+            while batch := self._next_batch():
+                deadline.set_remaining(_longest(batch))
+                await self._write(batch)
+        finally:  # without a turn of the event loop since the last look at those who gather
+            self._writers.discard(asyncio.current_task())  # type: ignore[arg-type]
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Those who still wait, no name twice; who wants a name that another of them wants comes next time."""
+        batch: dict[str, _Waiting] = {}
+        later: list[_Waiting] = []
+        while self._gathering and len(batch) < LARGEST_BATCH:
+            waiting = self._gathering.popleft()
+            if waiting.answer.done():
+                continue
+            if batch.setdefault(waiting.row.image.name, waiting) is not waiting:
+                later.append(waiting)
+        self._gathering.extendleft(reversed(later))
+        return list(batch.values())
+
+    async def _write(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            if len(batch) == 1:
+                await self._write_one(batch[0])
+            else:
+                await self._write_several(batch)
+        except RegistryError as error:  # the database's state, not one row's fault: the same for all
+            _fail(batch, error)
+        except psycopg.Error as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+            else:  # nothing was written
+                for waiting in batch:
+                    await self._write([waiting])
+        except BaseException as error:
+            _fail(batch, error if isinstance(error, Exception) else RuntimeError("the server stops"))
+            raise
+
+    async def _write_one(self, waiting: _Waiting) -> None:
+        row = waiting.row
+        base_id, job = await self._db.write_once(
+            lambda conn: images.create_on_current_base(
+                conn,
+                row.image,
+                base=row.base,
+                repository=row.repository,
+                priority=Priority.INTERACTIVE,
+                creator=row.creator,
+            )
+        )
+        found = None if job is None else (job.uuid, job.created_at)
+        _answer(waiting, has_base=base_id is not None, job=found)
+
+    async def _write_several(self, batch: Sequence[_Waiting]) -> None:
+        found = await self._db.write_once(
+            lambda conn: images.create_several(
+                conn,
+                [(w.row.image, w.row.base, w.row.repository, w.row.creator) for w in batch],
+                priority=Priority.INTERACTIVE,
+            )
+        )
+        for waiting in batch:
+            _answer(waiting, *found[waiting.row.image.name])
+
+
+def _answer(waiting: _Waiting, has_base: bool, job: images.NewJob | None) -> None:
+    if waiting.answer.done():
+        return
+    if not has_base:
+        waiting.answer.set_exception(NoCurrentBaseError())
+    elif job is None:
+        waiting.answer.set_exception(NameTakenError())
+    else:
+        uuid, created_at = job
+        waiting.answer.set_result(CreatedImage(waiting.row.image.definition, uuid, created_at))
+
+
+def _longest(batch: Sequence[_Waiting]) -> float | None:
+    """Seconds until nobody waits any more; None: somebody has no deadline."""
+    ends = [None if waiting.left is None else waiting.came + waiting.left for waiting in batch]
+    return None if None in ends else max(end for end in ends if end is not None) - time.monotonic()
+
+
+def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(copy.copy(error))  # raised in several tasks, one would gather all tracebacks
