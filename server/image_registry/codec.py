@@ -32,7 +32,7 @@ _MANAGED = pb.ImageReference.REFERENCE_TYPE_MANAGED
 _STATUS_FIELDS: dict[int, bytes] = {
     s: _Image(status=_Image.Status.ValueType(s)).SerializeToString() for s in ImageStatus
 }
-_IMAGE_TAG = bytes([pb.GetImageResponse.IMAGE_FIELD_NUMBER << 3 | 2])  # a field with a length
+_IMAGE_TAG = bytes([1 << 3 | 2])  # a field with a length: `image` of GetImageResponse and CreateImageResponse
 _IMAGES_TAG = bytes([pb.ListImagesResponse.IMAGES_FIELD_NUMBER << 3 | 2])
 
 
@@ -108,15 +108,17 @@ def encode_list_response(images: Iterable[ListedImage], next_page_token: str) ->
     return b"".join(parts)
 
 
-def fill_created(message: pb.CreateImageResponse, created: CreatedImage) -> None:
-    """Write a create's answer into an empty message."""
-    message.image.MergeFromString(created.definition)
-    message.image.status = _Image.STATUS_BUILDING_FIRST_TIME
-    message.job.job_id = str(created.job_uuid)
-    message.job.job_type = jobs_pb2.JOB_TYPE_IMAGE_BUILDER
-    message.job.status = job_status_pb2.JOB_STATUS_REQUESTED
-    message.job.termination_reason = jobs_pb2.TERMINATION_REASON_NOT_TERMINATED
-    message.job.creation_time.CopyFrom(_timestamp(created.created_at))
+def encode_created(created: CreatedImage) -> bytes:
+    """An encoded CreateImageResponse, made as `encode_get_response` does."""
+    image = created.definition + _STATUS_FIELDS[ImageStatus.BUILDING_FIRST_TIME]
+    job = jobs_pb2.JobMetadata(
+        job_id=str(created.job_uuid),
+        job_type=jobs_pb2.JOB_TYPE_IMAGE_BUILDER,
+        status=job_status_pb2.JOB_STATUS_REQUESTED,
+        termination_reason=jobs_pb2.TERMINATION_REASON_NOT_TERMINATED,
+        creation_time=_timestamp(created.created_at),
+    )
+    return b"".join((_IMAGE_TAG, _varint(len(image)), image, pb.CreateImageResponse(job=job).SerializeToString()))
 
 
 def fill_job(message: jobs_pb2.JobMetadata, job: StoredJob, *, full: bool) -> None:

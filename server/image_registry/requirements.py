@@ -8,6 +8,7 @@ PEP 508 (extras), Debian policy 5.6 and RPM's naming for system packages, and th
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -69,6 +70,8 @@ def pip_name_fault(name: str) -> str | None:
             "must be a distribution name with optional extras, such as numpy or uvicorn[standard]; "
             "versions go into versionSpecifier, and URLs, paths, options and markers are not taken"
         )
+    if "[" not in name:
+        return None
     try:
         Requirement(name)
     except InvalidRequirement:
@@ -84,14 +87,20 @@ def pip_specifier_fault(specifier: str) -> str | None:
         return "must be versions only: no markers (;) and no URLs (@)"
     if "===" in specifier:
         return "must not use ===; write == with a PEP 440 version"
-    spelt_out = pip_specifier(specifier)
+    return None if _is_specifier(specifier) else _SPECIFIER_FAULT
+
+
+@lru_cache(2048)  # the same few are sent again and again, and reading one takes longer than all else of its request
+def _is_specifier(text: str) -> bool:
+    """Whether a text of at most `limits.FIELD` characters is a specifier or a bare version."""
+    spelt_out = pip_specifier(text)
     if spelt_out and not all(part.strip() for part in spelt_out.split(",")):
-        return _SPECIFIER_FAULT
+        return False
     try:
         SpecifierSet(spelt_out)
     except InvalidSpecifier:
-        return _SPECIFIER_FAULT
-    return None
+        return False
+    return True
 
 
 def pip_specifier(specifier: str) -> str:

@@ -13,7 +13,7 @@ from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryServicer
 from image_registry.api import page_queries, validation
 from image_registry.api.request_ids import callers_request_ids
 from image_registry.api.tokens import PageTokens
-from image_registry.codec import encode_get_response, encode_list_response, fill_created, fill_image, fill_job
+from image_registry.codec import encode_created, encode_get_response, encode_list_response, fill_image, fill_job
 from image_registry.registry.builds import Builds
 from image_registry.registry.images import Images
 from image_registry.registry.platform import Platform
@@ -43,13 +43,11 @@ class ImageRegistry(ImageRegistryServicer):
         self._tokens = tokens
         self._echo_last_token = echo_last_token
 
-    async def CreateImage(self, request: pb.CreateImageRequest, context: _Context) -> pb.CreateImageResponse:
-        """Record an image and launch its build."""
+    async def CreateImage(self, request: pb.CreateImageRequest, context: _Context) -> bytes:  # type: ignore[override]
+        """Record an image and launch its build; the answer is encoded already."""
         ids = callers_request_ids(context.invocation_metadata() or ())
         wanted = validation.new_image(request, self._accepts, ids)
-        response = pb.CreateImageResponse()
-        fill_created(response, await self._images.create(wanted, request_id=ids[0] if ids else ""))
-        return response
+        return encode_created(await self._images.create(wanted, request_id=ids[0] if ids else ""))
 
     async def GetImage(self, request: pb.GetImageRequest, context: _Context) -> bytes:  # type: ignore[override]
         """One image with its children, encoded already."""

@@ -80,7 +80,7 @@ class ImageCreates:
                 deadline.set_remaining(_longest(batch))
                 await self._write(batch)
         finally:  # without a turn of the event loop since the last look at those who gather
-            self._writers.discard(asyncio.current_task())  # type: ignore[arg-type]
+            self._writers.discard(asyncio.current_task())
 
     def _next_batch(self) -> list[_Waiting]:
         """Those who still wait, no name twice; who wants a name that another of them wants comes next time."""

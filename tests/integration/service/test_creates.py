@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from grpc import aio
 from ri.api.imageregistry import image_registry_pb2 as pb
+from ri.api.imageregistry import jobs_pb2
 
 from image_registry.storage import images
 from tests.fixtures.refusals import refused
@@ -47,7 +48,7 @@ async def test_creates_at_once_share_statements_and_keep_their_own_answers(
     assert [fault.code() for fault in faults] == [grpc.StatusCode.ALREADY_EXISTS] * 60
     assert statements, "some went together"
     for answer in created:
-        job = (await service.jobs.GetJob({"job_id": answer.job.job_id})).job  # type: ignore[arg-type]
+        job = (await service.jobs.GetJob(jobs_pb2.GetJobRequest(job_id=answer.job.job_id))).job
         assert job.creation_time == answer.job.creation_time
     assert len({answer.job.job_id for answer in created}) == 60
 
@@ -66,7 +67,7 @@ async def test_one_that_the_database_refuses_spoils_no_other(service: Service, d
 
 
 async def test_a_caller_whose_deadline_passed_holds_up_nobody(service: Service, dsn: str) -> None:
-    """A name that another transaction is about to take is waited for; those who share the statement get their answers."""
+    """A name that another transaction is about to take is waited for; those who share its statement are answered."""
     await service.create("first")
     async with await psycopg.AsyncConnection.connect(dsn) as sql:
         await sql.execute(
