@@ -14,7 +14,15 @@ import psycopg
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from ri.api.imageregistry import image_lock_pb2, image_registry_pb2, image_watch_pb2, job_logs_pb2, jobs_pb2
+from ri.api.imageregistry import (
+    image_finder_pb2,
+    image_lock_pb2,
+    image_registry_pb2,
+    image_watch_pb2,
+    job_logs_pb2,
+    jobs_pb2,
+)
+from ri.api.imageregistry.image_finder_pb2_grpc import add_ImageFinderServicer_to_server
 from ri.api.imageregistry.image_lock_pb2_grpc import add_ImageLocksServicer_to_server
 from ri.api.imageregistry.image_registry_pb2_grpc import add_ImageRegistryServicer_to_server
 from ri.api.imageregistry.image_watch_pb2_grpc import add_ImageWatchServicer_to_server
@@ -24,6 +32,7 @@ from ri.api.imageregistry.jobs_pb2_grpc import add_JobReaderServicer_to_server
 from image_registry import limits
 from image_registry.api.access import AccessInterceptor
 from image_registry.api.health import Health
+from image_registry.api.image_finder import ImageFinderService
 from image_registry.api.image_locks import ImageLocks
 from image_registry.api.image_watch import ImageWatch
 from image_registry.api.images import ImageRegistry
@@ -38,6 +47,7 @@ from image_registry.host import StartError
 from image_registry.models import PipRequirement, Role
 from image_registry.registry.audit import AuditTrail
 from image_registry.registry.builds import Builds
+from image_registry.registry.image_finder import ImageFinder
 from image_registry.registry.image_watch import CHANNEL, ImageWatches
 from image_registry.registry.images import Images
 from image_registry.registry.job_logs import JobLogs
@@ -68,7 +78,7 @@ HARDENING = (
 HEALTH_INTERVAL = 1.0  # seconds between two looks at the database
 SERVICES = tuple(
     descriptor.full_name
-    for module in (image_registry_pb2, jobs_pb2, job_logs_pb2, image_watch_pb2, image_lock_pb2)
+    for module in (image_registry_pb2, jobs_pb2, job_logs_pb2, image_watch_pb2, image_lock_pb2, image_finder_pb2)
     for descriptor in module.DESCRIPTOR.services_by_name.values()
 )
 
@@ -226,6 +236,7 @@ async def _assemble(
     add_JobLogsServicer_to_server(JobLogsService(JobLogs(db, settings.log_retention), links), server)
     add_ImageWatchServicer_to_server(ImageWatch(watches), server)
     add_ImageLocksServicer_to_server(ImageLocks(images), server)
+    add_ImageFinderServicer_to_server(ImageFinderService(ImageFinder(db), accepts), server)
     health_servicer = Health(SERVICES)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -7,11 +7,12 @@ from datetime import datetime
 from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from ri.api.imageregistry import image_finder_pb2, job_status_pb2, jobs_pb2
 from ri.api.imageregistry import image_registry_pb2 as pb
-from ri.api.imageregistry import job_status_pb2, jobs_pb2
 
 from image_registry.models import (
     CreatedImage,
+    FoundImage,
     ImageDefinition,
     ImageReference,
     ImageStatus,
@@ -119,6 +120,14 @@ def encode_created(created: CreatedImage) -> bytes:
         creation_time=_timestamp(created.created_at),
     )
     return b"".join((_IMAGE_TAG, _varint(len(image)), image, pb.CreateImageResponse(job=job).SerializeToString()))
+
+
+def fill_found(message: image_finder_pb2.FindImagesResponse.FoundImage, found: FoundImage) -> None:
+    """Write an image that was found into an empty message."""
+    message.image.MergeFromString(found.definition)
+    message.image.status = _Image.Status.ValueType(found.status)
+    message.matching_libraries.extend(_Image.PipLibrary(name=x.name, version=x.version) for x in found.matching)
+    message.further_libraries = found.further
 
 
 def fill_job(message: jobs_pb2.JobMetadata, job: StoredJob, *, full: bool) -> None:

@@ -245,6 +245,25 @@ class LibraryFilter:
     version: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WantedContents:
+    """What an image is to hold to be found; a `python_version` of '' is any."""
+
+    pip_requirements: tuple[PipRequirement, ...] = ()
+    package_requirements: tuple[PackageRequirement, ...] = ()
+    python_version: str = ""
+
+
+class FoundImage(NamedTuple):
+    """An image that holds what was wanted: the libraries that meet the pip requirements, in their order, and how many
+    more it holds. `definition` as in `StoredImage`."""
+
+    definition: bytes
+    status: ImageStatus
+    matching: tuple[PipLibrary, ...]
+    further: int
+
+
 class Outcome(Enum):
     """How one attempt at a build ended."""
 

@@ -25,6 +25,8 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import Message
 from ri.api.imageregistry import (
+    image_finder_pb2,
+    image_finder_pb2_grpc,
     image_lock_pb2,
     image_lock_pb2_grpc,
     image_registry_pb2,
@@ -198,6 +200,17 @@ MESSAGES = """
         3 string filename
         4 string sha256
         5 int64 size
+    rime.FindImagesRequest
+        1 repeated rime.ManagedImage.PipRequirement pip_requirements
+        2 repeated rime.ManagedImage.PackageRequirement package_requirements
+        3 string python_version
+        4 int64 max_results
+    rime.FindImagesResponse
+        1 repeated rime.FindImagesResponse.FoundImage images
+    rime.FindImagesResponse.FoundImage
+        1 rime.ManagedImage image
+        2 repeated rime.ManagedImage.PipLibrary matching_libraries
+        3 int64 further_libraries
 """
 
 # number and name
@@ -280,6 +293,8 @@ RPCS = """
         WatchImage rime.WatchImageRequest rime.WatchImageResponse stream
     rime.ImageLocks
         GetImageLock rime.GetImageLockRequest rime.GetImageLockResponse | GET /v1/images/{name}/lock
+    rime.ImageFinder
+        FindImages rime.FindImagesRequest rime.FindImagesResponse | POST /v1/images/find
 """
 
 REQUIRED = """
@@ -432,6 +447,7 @@ def test_the_files_and_their_packages(ours: list[FileDescriptorProto]) -> None:
         f"{FOLDER}/job_logs.proto": "rime",
         f"{FOLDER}/image_watch.proto": "rime",
         f"{FOLDER}/image_lock.proto": "rime",
+        f"{FOLDER}/image_finder.proto": "rime",
         f"{FOLDER}/image_registry.proto": "rime",
         f"{FOLDER}/jobs.proto": "rime",
         f"{FOLDER}/job_status.proto": "rime.statedb",
@@ -497,7 +513,15 @@ def test_every_element_has_a_comment(ours: list[FileDescriptorProto]) -> None:
 def test_the_generated_modules_are_of_the_same_protos(ours: list[FileDescriptorProto]) -> None:
     compiled = {
         module.DESCRIPTOR.name: FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-        for module in (image_lock_pb2, image_registry_pb2, image_watch_pb2, job_logs_pb2, job_status_pb2, jobs_pb2)
+        for module in (
+            image_finder_pb2,
+            image_lock_pb2,
+            image_registry_pb2,
+            image_watch_pb2,
+            job_logs_pb2,
+            job_status_pb2,
+            jobs_pb2,
+        )
     }
     for file in ours:
         plain = FileDescriptorProto.FromString(file.SerializeToString())
@@ -515,6 +539,7 @@ def test_the_services_can_be_served_and_called() -> None:
         (job_logs_pb2_grpc, "JobLogs"),
         (image_watch_pb2_grpc, "ImageWatch"),
         (image_lock_pb2_grpc, "ImageLocks"),
+        (image_finder_pb2_grpc, "ImageFinder"),
     ):
         assert {f"{service}Stub", f"{service}Servicer", f"add_{service}Servicer_to_server"} <= set(vars(module))
 

@@ -61,6 +61,7 @@ RULES: Mapping[str, Rule] = {
     "/rime.JobReader/CancelJob": Rule(_MEMBERS, audited=True),
     "/rime.ImageWatch/WatchImage": Rule(_EVERY_ROLE),
     "/rime.ImageLocks/GetImageLock": Rule(_EVERY_ROLE),
+    "/rime.ImageFinder/FindImages": Rule(_EVERY_ROLE),
     "/rime.JobLogs/ReadJobLogs": Rule(_EVERY_ROLE, by_link=True),
     "/grpc.health.v1.Health/Check": Rule(keyless=True),
     "/grpc.health.v1.Health/Watch": Rule(keyless=True),

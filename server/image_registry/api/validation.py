@@ -14,17 +14,20 @@ from uuid import UUID
 
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import jobs_pb2
+from ri.api.imageregistry.image_finder_pb2 import FindImagesRequest
 
 from image_registry import limits
 from image_registry import requirements as rules
 from image_registry.api.request_ids import REQUEST_ID_HEADER
 from image_registry.errors import Fault, invalid
-from image_registry.models import NewImage, PackageRequirement, PackageType, PipLibrary, PipRequirement
+from image_registry.models import NewImage, PackageRequirement, PackageType, PipLibrary, PipRequirement, WantedContents
 
 T = TypeVar("T")
+_WithRequirements = pb.CreateImageRequest | FindImagesRequest
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _REQUEST_ID = re.compile(rf"[!-~]{{1,{limits.REQUEST_ID}}}")
+_PYTHON = re.compile(r"[1-9][0-9]?\.(?:0|[1-9][0-9]{0,2})", re.ASCII)
 _UUID_FAULT = "must be a job's id, such as 0198c0de-0000-7000-8000-000000000000"
 
 
@@ -87,6 +90,22 @@ def new_image(request: pb.CreateImageRequest, accepts: Accepts, request_ids: Seq
     return NewImage(request.name, version, tuple(pips), tuple(packages))
 
 
+def wanted_contents(request: FindImagesRequest, accepts: Accepts) -> tuple[WantedContents, int]:
+    """What images are to hold, and how many are wanted. Raises RegistryError INVALID_REQUEST with every fault."""
+    faults = Faults()
+    if not request.pip_requirements and not request.package_requirements:
+        faults.add("pipRequirements", "must hold at least one requirement, or packageRequirements must")
+    pips = _pip_requirements(request, faults)
+    packages = _package_requirements(request, accepts.package_type, faults)
+    if request.python_version and not _PYTHON.fullmatch(request.python_version):
+        faults.add("pythonVersion", "must be X.Y, such as 3.11, or empty for any")
+    if request.max_results < 0:
+        faults.add("maxResults", f"must be 0 (for {limits.FOUND_IMAGES}) to {limits.MOST_FOUND_IMAGES}")
+    faults.stop()
+    most = min(request.max_results, limits.MOST_FOUND_IMAGES) or limits.FOUND_IMAGES
+    return WantedContents(tuple(pips), tuple(packages), request.python_version), most
+
+
 def request_id_fault(sent: Sequence[str]) -> str | None:
     """What is wrong with the ids that a request carries; none is fine."""
     if not sent or (len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0])):
@@ -147,7 +166,7 @@ def reported_libraries(request: pb.UpdateBuildInfoRequest) -> tuple[PipLibrary, 
     return tuple(PipLibrary(library.name, library.version) for library in libraries)
 
 
-def _pip_requirements(request: pb.CreateImageRequest, faults: Faults) -> list[PipRequirement]:
+def _pip_requirements(request: _WithRequirements, faults: Faults) -> list[PipRequirement]:
     wanted = faults.bounded("pipRequirements", request.pip_requirements, limits.REQUIREMENTS)
     seen: dict[str, str] = {}
     for number, one in enumerate(wanted):
@@ -162,7 +181,7 @@ def _pip_requirements(request: pb.CreateImageRequest, faults: Faults) -> list[Pi
 
 
 def _package_requirements(
-    request: pb.CreateImageRequest, accepted: PackageType, faults: Faults
+    request: _WithRequirements, accepted: PackageType, faults: Faults
 ) -> list[PackageRequirement]:
     wanted = faults.bounded("packageRequirements", request.package_requirements, limits.REQUIREMENTS)
     seen: dict[str, str] = {}

@@ -50,6 +50,7 @@ REQUESTS: dict[str, Json] = {
         "name": "vision",
         "pipRequirements": [{"name": "numpy", "versionSpecifier": ">=1.26,<3"}, {"name": "pillow"}],
     },
+    "ImageFinder_FindImages": {"pipRequirements": _WANTED, "maxResults": "3"},
     "ImageRegistry_ListImages2": {"pageSize": "20", "pipLibraries": [{"name": "numpy", "version": "2.3.5"}]},
     "ImageRegistry_UpdateBuildInfo": {
         "name": "vision",
@@ -76,6 +77,15 @@ RESPONSES: dict[str, Json | str] = {
                 "size": "16617336",
             }
         ],
+    },
+    "ImageFinder_FindImages": {
+        "images": [
+            {
+                "image": _IMAGE,
+                "matchingLibraries": [{"name": "numpy", "version": "2.3.5"}, {"name": "pillow", "version": "12.0.0"}],
+                "furtherLibraries": "0",
+            }
+        ]
     },
     "JobReader_ListJobs": {"jobs": [_FINISHED], "nextPageToken": "", "hasMore": False},
     "JobReader_GetJob": {"job": _FINISHED},

@@ -175,7 +175,7 @@ class Images:
                 raise _has_children(name, children)
             definition = decode_definition(image.definition)
             await _cancel_build(conn, image.id)
-            await images.delete(conn, image, definition.pip_libraries)
+            await images.delete(conn, image, definition)
             await jobs.insert(
                 conn,
                 kind=JobKind.DELETE_REPOSITORY,

@@ -82,10 +82,9 @@ async def _record(conn: Connection, job: StoredJob, image: StoredImage, report: 
         conn,
         image.id,
         definition=encode_definition(built),
-        platform_tag=built.platform_tag,
         digest=report.digest,
         base_digest=report.base_digest,
         lock_file=report.lock_file,
-        old=decode_definition(image.definition).pip_libraries,
-        new=report.libraries,
+        old=decode_definition(image.definition),
+        new=built,
     )

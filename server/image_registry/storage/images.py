@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
+=======
+from typing import Any
+>>>>>>> b541feb (ImageFinder: the READY images that hold a whole set of libraries, the best first)
 
 from psycopg import errors as pg
 
 from image_registry import limits
-from image_registry.models import BuildLock, PipLibrary, Priority, RegistryIdentity, StoredImage, StoredJob
-from image_registry.requirements import library_key, version_key
+from image_registry.models import BuildLock, ImageDefinition, Priority, RegistryIdentity, StoredImage, StoredJob
 from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection
+from image_registry.storage.findable import keys_of
 from image_registry.storage.queries import load
 from image_registry.storage.rows import present, to_image, to_job
 
@@ -168,23 +172,23 @@ async def end_ready(
     image_id: int,
     *,
     definition: bytes,
-    platform_tag: str,
     digest: str,
     base_digest: str,
     lock_file: str,
-    old: Sequence[PipLibrary],
-    new: Sequence[PipLibrary],
+    old: ImageDefinition,
+    new: ImageDefinition,
 ) -> None:
-    """A finished build: READY, with its libraries findable, in one statement."""
-    keys = {library_key(x.name): version_key(x.version) for x in new}
+    """A finished build of `new`, which is encoded as `definition`: READY and findable, in one statement."""
+    keys = keys_of(new)
     values = {
         "id": image_id,
         "definition": definition,
-        "platform_tag": platform_tag,
+        "platform_tag": new.platform_tag,
+        "library_count": len(new.pip_libraries),
         "digest": digest,
         "base_digest": base_digest,
         "lock": lock_file,
-        "old_libraries": [library_key(x.name) for x in old],
+        "old_libraries": list(keys_of(old)),
         "libraries": list(keys),
         "versions": [public for public, _ in keys.values()],
         "locals": [local for _, local in keys.values()],
@@ -210,10 +214,10 @@ async def outdate_children(conn: Connection) -> bool:
     return await _outdate(conn, "outdate_children")
 
 
-async def delete(conn: Connection, image: StoredImage, libraries: Sequence[PipLibrary]) -> None:
-    """Remove a locked image and the index rows of its recorded `libraries`."""
-    keys = [library_key(x.name) for x in libraries]
-    await conn.execute(_SQL["delete"], {"id": image.id, "name": image.name, "libraries": keys})
+async def delete(conn: Connection, image: StoredImage, definition: ImageDefinition) -> None:
+    """Remove a locked image, and what it can be found by according to its decoded `definition`."""
+    values = {"id": image.id, "name": image.name, "libraries": list(keys_of(definition))}
+    await conn.execute(_SQL["delete"], values)
 
 
 async def built_on(conn: Connection) -> list[tuple[str, bytes, str]]:

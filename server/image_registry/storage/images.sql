@@ -125,7 +125,7 @@ with image as (
     update images
     set status = 3, status_before_rebuild = null, updated_at = now(), platform_tag = %(platform_tag)s,
         definition = %(definition)s, digest = %(digest)s, lock = %(lock)s,
-        base_digest = %(base_digest)s
+        base_digest = %(base_digest)s, library_count = %(library_count)s
     where id = %(id)s and status in (1, 2)
     returning name
 ), gone as (

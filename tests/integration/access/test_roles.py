@@ -13,7 +13,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
-from ri.api.imageregistry import image_lock_pb2, image_watch_pb2, job_logs_pb2, jobs_pb2
+from ri.api.imageregistry import image_finder_pb2, image_lock_pb2, image_watch_pb2, job_logs_pb2, jobs_pb2
 from ri.api.imageregistry import image_registry_pb2 as pb
 
 from image_registry import app
@@ -41,6 +41,7 @@ EXPECTED = {
     "/rime.JobLogs/ReadJobLogs": EVERY_ROLE,
     "/rime.ImageWatch/WatchImage": EVERY_ROLE,
     "/rime.ImageLocks/GetImageLock": EVERY_ROLE,
+    "/rime.ImageFinder/FindImages": EVERY_ROLE,
     "/grpc.health.v1.Health/Check": ANYBODY,
     "/grpc.health.v1.Health/Watch": ANYBODY,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": EVERY_ROLE,
@@ -134,7 +135,7 @@ async def test_an_unauthenticated_body_is_not_read(walk: Walk) -> None:
 
 
 def _served() -> set[str]:
-    own = (pb, jobs_pb2, job_logs_pb2, image_watch_pb2, image_lock_pb2)
+    own = (pb, jobs_pb2, job_logs_pb2, image_watch_pb2, image_lock_pb2, image_finder_pb2)
     ours = [module.DESCRIPTOR for module in (*own, health_pb2, reflection_pb2)]
     methods = {
         f"/{service.full_name}/{method.name}"

@@ -61,6 +61,7 @@ async def test_the_commands_on_the_page_work_in_order(rest: Rest) -> None:
         "ImageRegistry_UpdateBuildInfo",
         "ImageRegistry_ListImages",
         "ImageRegistry_ListImages2",
+        "ImageFinder_FindImages",
         "JobReader_ListJobs",
         "ImageRegistry_DeleteImage",
     ]

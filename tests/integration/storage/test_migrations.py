@@ -129,6 +129,13 @@ def check_base(conn: psycopg.Connection) -> None:
     ]
 
 
+def check_counts(conn: psycopg.Connection) -> None:
+    assert conn.execute("select name, library_count from images order by name").fetchall() == [
+        ("system-python-3-12", 0),
+        ("vision", 1),
+    ]
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -142,6 +149,7 @@ DATA = {
     5: Data(write_requests, check_requests),
     6: Data(write_large_definition, check_large_definition),
     7: Data(write_base, check_base),
+    8: Data(nothing, check_counts),
 }
 
 
