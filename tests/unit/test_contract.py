@@ -294,7 +294,7 @@ RPCS = """
     rime.ImageLocks
         GetImageLock rime.GetImageLockRequest rime.GetImageLockResponse | GET /v1/images/{name}/lock
     rime.ImageFinder
-        FindImages rime.FindImagesRequest rime.FindImagesResponse | POST /v1/images/find
+        FindImages rime.FindImagesRequest rime.FindImagesResponse | POST /v1/images/find body *
 """
 
 REQUIRED = """

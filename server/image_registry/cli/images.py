@@ -10,6 +10,7 @@ import click
 from image_registry.cli.completing import complete_image
 from image_registry.cli.connection import Connection, connection_options
 from image_registry.cli.create import create
+from image_registry.cli.find import find
 from image_registry.cli.groups import InOrder
 from image_registry.cli.output import coloured, columns, note, output_option, print_many, print_one
 from image_registry.client import ImageStatus, ManagedImage
@@ -24,12 +25,14 @@ def images() -> None:
     \b
     Examples:
       image-registry images create vision --pip 'numpy>=1.26' --pip pandas --apt git --wait
+      image-registry images find -r requirements.txt
       image-registry images list --with numpy==1.26.4 --with pandas
       image-registry images get vision -o json
     """
 
 
 images.add_command(create)
+images.add_command(find)
 
 
 @images.command("list")
@@ -51,8 +54,8 @@ def list_(
 ) -> None:
     """List images, in the order of their names.
 
-    With --with, only those in which the libraries are installed: the way to look for an image before building
-    one. Spelling counts as pip counts it (Scikit_Learn is scikit-learn, 1.0 is 1.0.0).
+    With --with, only those in which the libraries are installed. Spelling counts as pip counts it (Scikit_Learn is
+    scikit-learn, 1.0 is 1.0.0). `images find` understands version ranges and requirements files.
 
     \b
     Examples:

@@ -50,6 +50,8 @@ def published(value: Any) -> Any:
         return _PREFIXES[type(value).__name__] + value.name
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # proto3's JSON has 64-bit numbers as text
     if isinstance(value, tuple):
         return [published(item) for item in value]
     if is_dataclass(value):

@@ -31,6 +31,7 @@ from image_registry.client.flow import RetryPolicy
 from image_registry.client.models import (
     ArchivedJobLogs,
     CreateImageResult,
+    FoundImage,
     ImageReference,
     ImageStatus,
     JobMetadata,
@@ -63,6 +64,7 @@ __all__ = [
     "DeadlineExceededError",
     "FailedPreconditionError",
     "FieldFault",
+    "FoundImage",
     "ImageReference",
     "ImageRegistryClient",
     "ImageRegistryError",

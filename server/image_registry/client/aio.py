@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import grpc
 from google.api.httpbody_pb2 import HttpBody
@@ -19,6 +19,7 @@ from image_registry.client.flow import Flow, Pause, Send, Step, perform
 from image_registry.client.logs import LogText
 from image_registry.client.models import (
     CreateImageResult,
+    FoundImage,
     JobMetadata,
     JobStatus,
     ManagedImage,
@@ -30,6 +31,7 @@ from image_registry.client.models import (
     SyncImageTagResult,
     WaitProgress,
 )
+from image_registry.client.requirements import as_list
 from image_registry.client.waiting import Waitable
 
 T = TypeVar("T")
@@ -64,6 +66,7 @@ class AsyncImageRegistryClient(base.ClientBase):
         if channel is not None:
             await channel.close()
 
+    @overload
     async def create_image(
         self,
         name: str,
@@ -73,19 +76,69 @@ class AsyncImageRegistryClient(base.ClientBase):
         package_type: PackageType = PackageType.APT,
         python_version: str = "",
         request_id: str | None = None,
-    ) -> CreateImageResult:
+        reuse: Literal[False] = False,
+    ) -> CreateImageResult: ...
+
+    @overload
+    async def create_image(
+        self,
+        name: str,
+        pip_requirements: Iterable[str | PipRequirement] = (),
+        package_requirements: Iterable[str | PackageRequirement] = (),
+        *,
+        package_type: PackageType = PackageType.APT,
+        python_version: str = "",
+        request_id: str | None = None,
+        reuse: bool,
+    ) -> CreateImageResult | FoundImage: ...
+
+    async def create_image(
+        self,
+        name: str,
+        pip_requirements: Iterable[str | PipRequirement] = (),
+        package_requirements: Iterable[str | PackageRequirement] = (),
+        *,
+        package_type: PackageType = PackageType.APT,
+        python_version: str = "",
+        request_id: str | None = None,
+        reuse: bool = False,
+    ) -> CreateImageResult | FoundImage:
         """Record a new image and launch its build; `wait` waits for it.
 
         Requirements are strings such as 'numpy>=1.26' and 'git', or the typed values. `package_type` is that of the
-        packages given as strings. An empty `python_version` is the deployment's default. Within a day the same
-        request under the same `request_id` is answered as the first one was: give one of your own to repeat a create
-        safely from another process; without one, each call has a new one.
+        packages given as strings. An empty `python_version` is the deployment's default. With `reuse` the best READY
+        image that holds all of it already is returned instead, whatever its name is, and of any Python version unless
+        one is named; `find_images` says which is the best.
+
+        Within a day the same request under the same `request_id` is answered as the first one was: give one of your
+        own to repeat a create safely from another process; without one, each call has a new one.
         Raises AlreadyExistsError, InvalidArgumentError with all faults, FailedPreconditionError for a `request_id`
         that was sent with another request.
         """
-        return await self._perform(
-            base.create_call(name, pip_requirements, package_requirements, package_type, python_version, request_id)
-        )
+        pips, packages = as_list(pip_requirements), as_list(package_requirements)
+        create = base.create_call(name, pips, packages, package_type, python_version, request_id)
+        if reuse:
+            for found in await self._perform(base.find_call(pips, packages, package_type, python_version, 1)):
+                return found
+        return await self._perform(create)
+
+    async def find_images(
+        self,
+        pip_requirements: Iterable[str | PipRequirement] = (),
+        package_requirements: Iterable[str | PackageRequirement] = (),
+        *,
+        package_type: PackageType = PackageType.APT,
+        python_version: str = "",
+        max_results: int = 0,
+    ) -> list[FoundImage]:
+        """The READY images that hold all of these, the one with the fewest further libraries first, then the newest.
+
+        Requirements are those of `create_image`, version ranges included. An empty `python_version` is any;
+        `max_results` of 0 leaves the number to the service, which gives at most 100.
+        Raises InvalidArgumentError with all faults.
+        """
+        call = base.find_call(pip_requirements, package_requirements, package_type, python_version, max_results)
+        return await self._perform(call)
 
     async def get_image(self, name: str) -> ManagedImage:
         """One image with its children. Raises NotFoundError."""

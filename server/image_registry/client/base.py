@@ -14,6 +14,7 @@ from image_registry.client.channel import DEFAULT_ADDRESS, ApiKey, Target, Tls, 
 from image_registry.client.flow import Limits, RetryPolicy
 from image_registry.client.models import (
     CreateImageResult,
+    FoundImage,
     PackageRequirement,
     PackageType,
     PipLibrary,
@@ -81,6 +82,22 @@ def create_call(
         [package_requirement(one, package_type) for one in as_list(packages)],
         python_version,
         request_id or str(uuid.uuid4()),
+    )
+
+
+def find_call(
+    pips: Iterable[str | PipRequirement],
+    packages: Iterable[str | PackageRequirement],
+    package_type: PackageType,
+    python_version: str,
+    max_results: int,
+) -> Call[list[FoundImage]]:
+    """FindImages out of what a caller wrote. Raises RequirementError."""
+    return calls.find_images(
+        [pip_requirement(one) for one in as_list(pips)],
+        [package_requirement(one, package_type) for one in as_list(packages)],
+        python_version,
+        max_results,
     )
 
 

@@ -9,12 +9,13 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
+from ri.api.imageregistry import image_finder_pb2, job_logs_pb2, job_status_pb2, jobs_pb2
 from ri.api.imageregistry import image_registry_pb2 as pb
-from ri.api.imageregistry import job_logs_pb2, job_status_pb2, jobs_pb2
 
 from image_registry.client import convert
 from image_registry.client.models import (
     CreateImageResult,
+    FoundImage,
     JobMetadata,
     JobStatus,
     ManagedImage,
@@ -77,6 +78,23 @@ def create_image(
 
     metadata = ((REQUEST_ID, request_id),)
     return Call("/rime.ImageRegistry/CreateImage", request, read, Safety.REPEATABLE, metadata)
+
+
+def find_images(
+    pips: Iterable[PipRequirement], packages: Iterable[PackageRequirement], python_version: str, max_results: int
+) -> Call[list[FoundImage]]:
+    """FindImages."""
+    request = image_finder_pb2.FindImagesRequest(
+        pip_requirements=[convert.pip_requirement_message(pip) for pip in pips],
+        package_requirements=[convert.package_requirement_message(package) for package in packages],
+        python_version=python_version,
+        max_results=max_results,
+    )
+
+    def read(data: bytes) -> list[FoundImage]:
+        return [convert.found_from(found) for found in image_finder_pb2.FindImagesResponse.FromString(data).images]
+
+    return Call("/rime.ImageFinder/FindImages", request, read, Safety.REPEATABLE)
 
 
 def get_image(name: str) -> Call[ManagedImage]:

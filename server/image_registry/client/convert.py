@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from ri.api.imageregistry import image_finder_pb2, jobs_pb2
 from ri.api.imageregistry import image_registry_pb2 as pb
-from ri.api.imageregistry import jobs_pb2
 
 from image_registry.client.models import (
     ArchivedJobLogs,
+    FoundImage,
     ImageReference,
     ImageStatus,
     JobMetadata,
@@ -46,6 +47,12 @@ def image_from(message: pb.ManagedImage) -> ManagedImage:
         pip_libraries=tuple(PipLibrary(x.name, x.version) for x in message.pip_libraries),
         python_version=message.python_version,
     )
+
+
+def found_from(message: image_finder_pb2.FindImagesResponse.FoundImage) -> FoundImage:
+    """The image that was found, as a message holds it."""
+    matching = tuple(PipLibrary(x.name, x.version) for x in message.matching_libraries)
+    return FoundImage(image_from(message.image), matching, message.further_libraries)
 
 
 def job_from(message: jobs_pb2.JobMetadata) -> JobMetadata:

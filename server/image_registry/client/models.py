@@ -224,6 +224,16 @@ class CreateImageResult:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundImage:
+    """An image that holds all of what was asked for: the libraries that meet the pip requirements, in their order, and
+    how many more it holds."""
+
+    image: ManagedImage
+    matching_libraries: tuple[PipLibrary, ...] = ()
+    further_libraries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SyncImageTagResult:
     """The image and the job that rebuilds it; None: nothing was to do."""
 

@@ -17,6 +17,7 @@ from image_registry.client.errors import (
 from image_registry.client.flow import Flow, Limits, Pause, perform
 from image_registry.client.models import (
     CreateImageResult,
+    FoundImage,
     ImageStatus,
     JobMetadata,
     JobStatus,
@@ -30,7 +31,7 @@ OUTAGE_PATIENCE = 60.0  # seconds that the service may be away while somebody wa
 _FIRST_PAUSE = 0.1
 _PASSING = (UnavailableError, ResourceExhaustedError, DeadlineExceededError)
 
-Waitable = str | ManagedImage | CreateImageResult | SyncImageTagResult
+Waitable = str | ManagedImage | CreateImageResult | FoundImage | SyncImageTagResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ def _subject(what: Waitable) -> tuple[str, str | None]:
             return image.name, job.job_id
         case SyncImageTagResult(image, job):
             return image.name, job.job_id if job else None
+        case FoundImage(image):
+            return image.name, None
         case ManagedImage():
             return what.name, None
         case _:

@@ -102,6 +102,35 @@ async def test_create_list_get_delete(service: Service, tmp_path: Path) -> None:
     assert "there is no image named 'vision'" in missing.err
 
 
+async def test_find_and_reuse(service: Service, tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("numpy>=1.26,<3\npandas\n")
+    wanted = ["-r", str(requirements)]
+    nothing = await run(service, "images", "find", *wanted)
+    assert (nothing.code, nothing.out) == (3, "")
+    assert "make one with: image-registry images create" in nothing.err
+    built = await run(service, "images", "create", "vision", *wanted, "--reuse", "--python", "3.11", "-o", "name")
+    assert (built.code, built.out) == (0, "vision\n")
+    await service.report("vision", "numpy==1.26.4", "pandas==2.2", "six==1.16")
+    assert (await run(service, "images", "find", *wanted, "-o", "name")).out == "vision\n"
+    table = (await run(service, "images", "find", *wanted)).out.splitlines()
+    assert table[0].split() == ["NAME", "PYTHON", "TAG", "FURTHER", "REPOSITORY", "MATCHING"]
+    assert table[1].split() == [
+        *["vision", "3.11", "v1", "1", "oci:/images/managed/vision", "numpy==1.26.4", "pandas==2.2"]
+    ]
+    (found,) = json.loads((await run(service, "images", "find", *wanted, "-o", "json")).out)
+    assert (found["image"]["name"], found["furtherLibraries"]) == ("vision", "1")
+    assert found["matchingLibraries"][0] == {"name": "numpy", "version": "1.26.4"}
+    reused = await run(service, "images", "create", "other", *wanted, "--reuse", "--wait")
+    assert (reused.code, reused.err) == (0, "vision holds all of it already: nothing is built\n")
+    assert reused.out == "vision is READY: Python 3.11, 3 libraries, oci:/images/managed/vision\n"
+    assert (await run(service, "images", "find", *wanted, "--python", "3.12")).code == 3
+    requirements.write_text("-e .\nnumpy\n")
+    refused = await run(service, "images", "find", *wanted)
+    assert refused.code == 2
+    assert "requirements.txt:1: -e .: editable installs aren't taken" in refused.err
+
+
 async def test_refusals_list_every_fault_with_what_was_written(service: Service) -> None:
     refused = await run(service, "images", "create", "No", "--pip", "numpy===1", "--pip", "x", "--python", "2.7")
     assert (refused.code, refused.out) == (1, "")

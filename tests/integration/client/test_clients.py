@@ -12,6 +12,7 @@ from image_registry.client import (
     AsyncImageRegistryClient,
     BuildCancelledError,
     BuildFailedError,
+    CreateImageResult,
     DeadlineExceededError,
     FailedPreconditionError,
     ImageRegistryClient,
@@ -84,6 +85,44 @@ async def test_create_wait_find_get_delete(registry: AsyncImageRegistryClient) -
     assert caught.value.reason == "IMAGE_NOT_FOUND"
     assert caught.value.resource is not None
     assert caught.value.resource.name == "vision"
+
+
+async def test_find_before_build(registry: AsyncImageRegistryClient, service: Service) -> None:
+    made = await registry.create_image("vision", ["numpy"], python_version="3.11", reuse=True)
+    assert isinstance(made, CreateImageResult)
+    await service.report("vision", "numpy==1.26.4", "pandas==2.0")
+    (found,) = await registry.find_images(["NumPy>=1.26,<2"])
+    assert (found.image.name, found.matching_libraries, found.further_libraries) == (
+        "vision",
+        (PipLibrary("numpy", "1.26.4"),),
+        1,
+    )
+    assert await registry.create_image("other", ["numpy<2"], reuse=True) == found
+    assert await registry.wait(found) == found.image
+    assert await registry.find_images(["numpy"], python_version="3.12") == []
+    assert isinstance(await registry.create_image("other", ["numpy>=2"], reuse=True), CreateImageResult)
+    with pytest.raises(InvalidArgumentError):
+        await registry.find_images(["numpy", "NumPy"])
+
+    def work() -> None:
+        with ImageRegistryClient(service.address) as sync:
+            assert sync.find_images(["NumPy>=1.26,<2"]) == [found]
+            assert sync.create_image("more", ["numpy<2"], reuse=True) == found
+            assert sync.find_images(["numpy"], ["git"]) == []
+
+    await asyncio.to_thread(work)
+
+
+async def test_a_create_can_be_repeated_under_an_id(registry: AsyncImageRegistryClient) -> None:
+    first = await registry.create_image("vision", ["numpy"], request_id="id-1")
+    assert await registry.create_image("vision", ["numpy"], request_id="id-1") == first
+    with pytest.raises(FailedPreconditionError) as caught:
+        await registry.create_image("vision", ["pandas"], request_id="id-1")
+    assert caught.value.reason == "REQUEST_ID_REUSED"
+    with pytest.raises(AlreadyExistsError):
+        await registry.create_image("vision", ["numpy"])
+    with pytest.raises(ValueError, match="request_id"):
+        await registry.create_image("vision", ["numpy"], request_id="a b")
 
 
 async def test_the_sync_client_does_the_same(service: Service) -> None:

@@ -65,6 +65,17 @@ async def test_find_by_library(service: Service) -> None:
     assert await output(found) == "vision  Python 3.11  oci:/images/managed/vision\n"
 
 
+async def test_reuse_or_build(service: Service) -> None:
+    first = await start("reuse_or_build.py", service.address, "vision", "numpy>=1.26,<3", "pandas")
+    await recorded(service, "vision")
+    await service.report("vision", "numpy==1.26.4", "pandas==2.2", "six==1.16")
+    assert await output(first) == "built oci:/images/managed/vision\n"
+    again = await start("reuse_or_build.py", service.address, "other", "numpy>=1.26,<3", "pandas")
+    assert await output(again) == (
+        "found vision: numpy==1.26.4, pandas==2.2, and 1 further libraries\nreused oci:/images/managed/vision\n"
+    )
+
+
 async def test_many_at_once(service: Service) -> None:
     process = await start("many_at_once.py", service.address, "team-a=numpy", "team-b=pandas,scipy")
     await recorded(service, "team-a", "team-b")

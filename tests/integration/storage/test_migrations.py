@@ -129,6 +129,10 @@ def check_base(conn: psycopg.Connection) -> None:
     ]
 
 
+def write_counts(conn: psycopg.Connection) -> None:
+    conn.execute("update images set library_count = 1 where name = 'vision'")
+
+
 def check_counts(conn: psycopg.Connection) -> None:
     assert conn.execute("select name, library_count from images order by name").fetchall() == [
         ("system-python-3-12", 0),
@@ -149,7 +153,7 @@ DATA = {
     5: Data(write_requests, check_requests),
     6: Data(write_large_definition, check_large_definition),
     7: Data(write_base, check_base),
-    8: Data(nothing, check_counts),
+    8: Data(write_counts, check_counts),
 }
 
 

@@ -108,7 +108,7 @@ def test_completion_completes() -> None:
         (["images", "get"], "Missing argument 'NAME'"),
         (["images", "list", "--server", "nonsense"], "write host:port"),
         (["images", "list", "-o", "xml"], "'xml' is not one of"),
-        (["images", "create", "x"], "an image needs at least one library or package"),
+        (["images", "create", "x"], "at least one library or package is needed"),
         (["images", "create", "x", "--pip", "a=1"], "a single = compares nothing"),
         (["images", "create", "x", "-r", "nowhere.txt"], "nowhere.txt can't be read"),
         (["images", "list", "--with", "numpy>=1"], "name==version with one exact version"),

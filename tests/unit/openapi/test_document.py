@@ -94,7 +94,7 @@ def test_examples_fit_their_schemas(document: Json) -> None:
         for parameter in operation.get("parameters", []):
             if "example" in parameter:
                 fits(document, parameter["schema"], parameter["example"])
-    assert checked == 3 + 2 * len(list(operations(document)))
+    assert checked == 4 + 2 * len(list(operations(document)))
 
 
 def test_examples_are_messages_with_every_field_that_the_gateway_prints() -> None:
