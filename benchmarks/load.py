@@ -74,11 +74,12 @@ def _copy(dsn: str, images: int, libraries: int, base: int, first: int) -> None:
         cursor.execute("set session_replication_role = replica")  # no triggers: what is loaded keeps their rules anyway
         cursor.execute("set synchronous_commit = off")  # the checkpoint at the end makes all of it durable
         with cursor.copy(
-            "copy images (name, role, status, python_version, platform_tag, base_image_id, definition) from stdin"
+            "copy images (name, role, status, python_version, platform_tag, base_image_id,"
+            " definition, library_count) from stdin"
         ) as rows:
             for sample in found:
                 definition = "\\\\x" + sample.definition().hex()
-                rows.write(f"{sample.name}\t2\t3\t{data.PYTHON}\tv1\t{base}\t{definition}\n")
+                rows.write(f"{sample.name}\t2\t3\t{data.PYTHON}\tv1\t{base}\t{definition}\t{len(sample.libraries)}\n")
         with cursor.copy("copy image_libraries (library, image_name, version) from stdin") as rows:
             for sample in found:
                 rows.write("".join(f"{one}\t{sample.name}\t{_key(version)}\n" for one, version in sample.libraries))
