@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
-=======
-from typing import Any
->>>>>>> b541feb (ImageFinder: the READY images that hold a whole set of libraries, the best first)
 
 from psycopg import errors as pg
 
