@@ -119,7 +119,7 @@ test-base: install system-tools ## make the base image that tests build on, once
 test: install system-tools test-base ## every test, on the real parts
 	@$(PYTEST) -n 3 --dist loadscope -m "not system and not faults and not abuse"
 
-test-faults: install system-tools test-base ## 200 builds while processes are killed, networks cut and disks filled
+test-faults: install system-tools test-base ## twice 200 builds while processes are killed, networks cut and disks filled
 	@$(PYTEST) -m faults -s tests/faults
 
 test-abuse: install ## both doors under full attack; prints load held, memory and who was served meanwhile

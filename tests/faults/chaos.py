@@ -16,6 +16,7 @@ import psycopg
 from tests.faults.checks import rows
 from tests.faults.cluster import LEASE, Cluster, Worker
 from tests.faults.parts import Part, builds_of, children_of
+from tests.faults.repositories import Registry
 
 LONGER_THAN_A_LEASE = LEASE * 1.5
 LONGEST_LULL = 8.0
@@ -74,6 +75,8 @@ class Chaos:
             self._kill_postgres,
             self._keep_postgres_down,
         ]
+        if isinstance(self._cluster.repositories, Registry):
+            deck += [self._kill_registry, self._keep_registry_down]
         if any(worker.disk for worker in self._cluster.workers):
             deck.append(self._fill_disk)
         self._random.shuffle(deck)
@@ -148,6 +151,19 @@ class Chaos:
         await self._cluster.database.kill()
         await asyncio.sleep(LONGER_THAN_A_LEASE)
         await self._cluster.database.start()
+
+    async def _kill_registry(self) -> None:
+        await self._registry_away(self._random.uniform(0.0, 0.5))
+
+    async def _keep_registry_down(self) -> None:
+        await self._registry_away(LONGER_THAN_A_LEASE)
+
+    async def _registry_away(self, seconds: float) -> None:
+        registry = self._cluster.repositories
+        if isinstance(registry, Registry):
+            await asyncio.to_thread(registry.kill)
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(registry.start)
 
     async def _kill(self, part: Part) -> None:
         await part.kill()

@@ -1,7 +1,6 @@
 """What must hold once everything has calmed down."""
 
 import gzip
-import hashlib
 import json
 import os
 import shutil
@@ -15,10 +14,9 @@ from psycopg.rows import dict_row
 from image_registry.models import ImageStatus, JobStatus, TerminationReason
 from tests.faults.cluster import Cluster
 from tests.faults.parts import CHILD, processes_of
+from tests.faults.repositories import Repositories
 from tests.faults.traffic import Expected
 from tests.fixtures.rootfs import Rootfs, unpack_image
-
-_SEEN: set[tuple[int, int]] = set()
 
 
 def rows(dsn: str, query: str) -> list[dict[str, Any]]:
@@ -62,13 +60,7 @@ def check_remains(cluster: Cluster, dsn: str) -> list[str]:
         faults += [f"orphan folder: {path}" for path in worker.work_dir.glob("*")]
         faults += [f"orphan temporary file: {path}" for path in (worker.folder / "tmp").glob("*")]
     known = {row["name"] for row in rows(dsn, "select name from images")}
-    for folder in cluster.repositories.glob("[!.]*"):
-        if folder.name not in known:
-            faults.append(f"orphan repository: {folder.name}")
-        elif (folder / "index.json").exists():
-            faults += [f"unfinished file: {path}" for path in folder.rglob(".part-*")]
-    faults += [f"orphan repository in the trash: {path}" for path in cluster.repositories.glob(".trash/*")]
-    return faults
+    return faults + cluster.repositories.remains(known)
 
 
 def check_pulls(cluster: Cluster, dsn: str) -> tuple[int, list[str]]:
@@ -76,16 +68,16 @@ def check_pulls(cluster: Cluster, dsn: str) -> tuple[int, list[str]]:
     ready = rows(dsn, f"select name, digest from images where status = {ImageStatus.READY}")
     faults = []
     for row in ready:
-        layout = cluster.repositories / row["name"]
+        name = row["name"]
         try:
-            tags = _tags(layout)
+            tags = cluster.repositories.tags(name)
             if tags.get("latest") != row["digest"]:
-                faults.append(f"{row['name']}: recorded {row['digest']}, latest is {tags.get('latest')}")
-            manifest = json.loads(_verified(layout, row["digest"]).read_text())
+                faults.append(f"{name}: recorded {row['digest']}, latest is {tags.get('latest')}")
+            manifest = json.loads(cluster.repositories.blob(name, row["digest"]).read_text())
             for entry in (manifest["config"], *manifest["layers"]):
-                _verified(layout, entry["digest"])
-        except (OSError, ValueError, AssertionError) as error:
-            faults.append(f"{row['name']} can't be pulled: {error}")
+                cluster.repositories.blob(name, entry["digest"])
+        except (OSError, ValueError, AssertionError, StopIteration) as error:
+            faults.append(f"{name} can't be pulled: {error}")
     return len(ready), faults
 
 
@@ -96,36 +88,20 @@ def check_runs(cluster: Cluster, expected: dict[str, Expected], dsn: str, sample
     base = unpack_image(cluster.base.layout, "", cluster.folder / "rootfs-base")
     ready = rows(dsn, f"select name from images where role = 2 and status = {ImageStatus.READY} order by name")
     for row in ready[:sample]:
-        rootfs = _on_base(cluster.repositories / row["name"], base, cluster.folder / f"rootfs-{row['name']}")
+        rootfs = _on_base(cluster.repositories, row["name"], base, cluster.folder / f"rootfs-{row['name']}")
         names = ", ".join(expected[row["name"]].libraries)
         assert rootfs.run("python", "-B", "-c", f"import {names}; print('runs')") == "runs\n"
         shutil.rmtree(rootfs.path)
     return len(ready[:sample])
 
 
-def _on_base(layout: Path, base: Rootfs, path: Path) -> Rootfs:
+def _on_base(repositories: Repositories, name: str, base: Rootfs, path: Path) -> Rootfs:
     """The image's own layers on a copy of the base that shares its files."""
     subprocess.run(["cp", "--archive", "--link", str(base.path), str(path)], check=True)
-    manifest = json.loads(_verified(layout, _tags(layout)["latest"]).read_text())
-    config = json.loads(_verified(layout, manifest["config"]["digest"]).read_text())
+    manifest = json.loads(repositories.blob(name, repositories.tags(name)["latest"]).read_text())
+    config = json.loads(repositories.blob(name, manifest["config"]["digest"]).read_text())
     for layer in manifest["layers"][len(base.config["rootfs"]["diff_ids"]) :]:
-        with gzip.open(_verified(layout, layer["digest"])) as archive:
+        with gzip.open(repositories.blob(name, layer["digest"])) as archive:
             command = ["tar", "--extract", f"--directory={path}", "--keep-directory-symlink"]
             subprocess.run(command, input=archive.read(), check=True)
     return Rootfs(path, config)
-
-
-def _tags(layout: Path) -> dict[str, str]:
-    entries = json.loads((layout / "index.json").read_text())["manifests"]
-    return {entry["annotations"]["org.opencontainers.image.ref.name"]: entry["digest"] for entry in entries}
-
-
-def _verified(layout: Path, digest: str) -> Path:
-    """A blob's path; the same file (by inode) is read once."""
-    path = layout / "blobs" / digest.replace(":", "/")
-    stat = path.stat()
-    if (stat.st_dev, stat.st_ino) not in _SEEN:
-        with path.open("rb") as file:
-            assert f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest, f"{digest} is damaged"
-        _SEEN.add((stat.st_dev, stat.st_ino))
-    return path

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +16,7 @@ from image_registry.host.addresses import free_port
 from image_registry.storage import migrations
 from tests.faults.hosts import Host, made_hosts, relay
 from tests.faults.parts import Database, Part, processes_of
+from tests.faults.repositories import Registry, Repositories
 from tests.fixtures.base_image import TestBase
 from tests.fixtures.package_index import PackageIndex
 from tests.fixtures.product import clean_environment
@@ -52,11 +52,7 @@ class Cluster:
     workers: list[Worker]
     base: TestBase
     http_address: str
-
-    @property
-    def repositories(self) -> Path:
-        """The folder of all repositories."""
-        return self.folder / "repositories" / "managed"
+    repositories: Repositories
 
     @property
     def parts(self) -> list[Part]:
@@ -74,7 +70,9 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running_cluster(folder: Path, base: TestBase, index: PackageIndex) -> AsyncIterator[Cluster]:
+async def running_cluster(
+    folder: Path, base: TestBase, index: PackageIndex, repositories: Repositories
+) -> AsyncIterator[Cluster]:
     """Start everything, and leave nothing behind."""
     async with AsyncExitStack() as stack:
         hosts = await stack.enter_async_context(made_hosts(WORKERS))
@@ -85,7 +83,7 @@ async def running_cluster(folder: Path, base: TestBase, index: PackageIndex) -> 
         await migrations.migrate(database.dsn, lambda _: None)
         grpc, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         common = {
-            "REPOSITORY": f"oci:{folder}/repositories",
+            "REPOSITORY": repositories.setting,
             "BASE_IMAGES": f"{base.python_version}={base.reference}",
             "PLATFORM_TAG": "v1",
             "LEASE": str(LEASE),
@@ -100,6 +98,9 @@ async def running_cluster(folder: Path, base: TestBase, index: PackageIndex) -> 
             environment = clean_environment(**common, DATA_DIR=str(own), **settings) | {"TMPDIR": str(own / "tmp")}
             return Part(name, argv, environment, folder / "logs" / f"{name}.log", host.enter if host else ())
 
+        if isinstance(repositories, Registry):
+            await asyncio.to_thread(repositories.start)
+            stack.callback(repositories.kill)
         server = part("server", ["serve", "--grpc-address", grpc], DATABASE_URL=database.dsn)
         gateway = part("gateway", ["gateway", "--grpc-address", grpc, "--http-address", http])
         workers = []
@@ -114,8 +115,12 @@ async def running_cluster(folder: Path, base: TestBase, index: PackageIndex) -> 
                 "DATABASE_URL": _moved(database.dsn, f"{host.address}:{database_port}"),
                 "INDEX_URL": f"http://{host.address}:{index_port}/simple",
             }
+            if isinstance(repositories, Registry):
+                registry_port = await stack.enter_async_context(relay(host, repositories.port))
+                address = f"http://{host.address}:{registry_port}"
+                settings["REGISTRY_ENDPOINTS"] = f"{repositories.setting}={address}"
             workers.append(Worker(part(f"worker{number}", ["worker"], host, **settings), host, own, disk))
-        cluster = Cluster(folder, database, server, gateway, workers, base, http)
+        cluster = Cluster(folder, database, server, gateway, workers, base, http, repositories)
         stack.callback(_end_all, cluster)
         for one in cluster.parts:
             one.start()
@@ -160,4 +165,3 @@ def _end_all(cluster: Cluster) -> None:
     for part in cluster.parts:
         if part.process is not None:
             part.process.wait()
-    shutil.rmtree(cluster.folder / "repositories", ignore_errors=True)

@@ -18,6 +18,7 @@ import pytest
 from tests.faults import checks, evidence
 from tests.faults.chaos import Chaos
 from tests.faults.cluster import Cluster, running_cluster
+from tests.faults.repositories import Layouts, Registry, Repositories
 from tests.faults.traffic import Traffic, fill_index
 from tests.fixtures.base_image import TestBase
 from tests.fixtures.package_index import PackageIndex
@@ -37,24 +38,30 @@ def folder() -> Iterator[Path]:
 async def test_twenty_builds_survive_every_kind_of_fault(
     folder: Path, debian_base: TestBase, package_index: PackageIndex
 ) -> None:
-    await _survives(folder, debian_base, package_index, builds=20, sample=2)
+    await _survives(folder, debian_base, package_index, Layouts(folder / "repositories"), builds=20, sample=2)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("home", [Layouts, Registry])
 async def test_two_hundred_builds_survive_faults(
-    folder: Path, debian_base: TestBase, package_index: PackageIndex
+    folder: Path, debian_base: TestBase, package_index: PackageIndex, home: type[Layouts | Registry]
 ) -> None:
+    if home is Registry and not Registry.can_run():
+        pytest.skip("docker-registry is not installed (on Debian: apt-get install docker-registry)")
     builds = int(os.environ.get("IMAGE_REGISTRY_FAULT_BUILDS") or 200)
-    await _survives(folder, debian_base, package_index, builds=builds, sample=builds)
+    repositories = home(folder / "repositories")
+    await _survives(folder, debian_base, package_index, repositories, builds=builds, sample=builds)
 
 
-async def _survives(folder: Path, base: TestBase, index: PackageIndex, *, builds: int, sample: int) -> None:
+async def _survives(
+    folder: Path, base: TestBase, index: PackageIndex, repositories: Repositories, *, builds: int, sample: int
+) -> None:
     seed = int(os.environ.get("IMAGE_REGISTRY_FAULT_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"IMAGE_REGISTRY_FAULT_SEED={seed}", flush=True)
     fill_index(index)
     began = time.monotonic()
-    async with running_cluster(folder, base, index) as cluster:
+    async with running_cluster(folder, base, index, repositories) as cluster:
         chaos, traffic = Chaos(cluster, seed), Traffic(cluster.http_address, builds, seed)
         done = asyncio.Event()
         try:
