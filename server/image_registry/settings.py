@@ -19,6 +19,7 @@ from image_registry.models import PackageType, Role
 from image_registry.requirements import pip_name_fault, pip_specifier_fault
 
 PREFIX = "IMAGE_REGISTRY_"
+SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 OFFICIAL_BASES = {v: f"docker.io/library/python:{v}-slim" for v in ("3.9", "3.10", "3.11", "3.12", "3.13")}
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
@@ -287,12 +288,16 @@ def split_requirement(requirement: str) -> tuple[str, str]:
 
 
 def load(**overrides: Any) -> Settings:
-    """Settings from the environment, with `overrides` (None is no override) on top.
+    """Settings from the environment, then from the files of `IMAGE_REGISTRY_SECRETS_DIR`; `overrides` (not None) win.
 
     Raises SettingsError with one line per faulty variable; a secret's value is never shown.
     """
+    values = {key: value for key, value in overrides.items() if value is not None}
+    folder = os.environ.get(SECRETS_DIR) or None
+    if folder is not None and not Path(folder).is_dir():
+        raise SettingsError(f"{SECRETS_DIR}: {folder!r} is not a folder")
     try:
-        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+        return Settings(_secrets_dir=folder, **values)
     except ValidationError as error:
         lines = [_sentence(problem) for problem in error.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from None
@@ -316,6 +321,10 @@ def configuration_page() -> str:
 
 Every setting is an environment variable. Durations are in seconds, sizes in bytes. Several commands have options for
 the commonest ones; an option wins over its variable. All faults of a configuration are reported at once.
+
+What is secret can stay out of the environment: `{SECRETS_DIR}` names a folder with a file for each such
+setting, named like its variable in lower-case letters (`image_registry_database_url`), as Kubernetes and Compose mount
+secrets. A variable wins over its file.
 
 | variable | meaning | default |
 | --- | --- | --- |

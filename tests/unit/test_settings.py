@@ -91,6 +91,20 @@ def test_registries_and_folders_take_images(repository: str, root: str, path: st
     assert (settings.repository_root, settings.repository_path) == (root, path)
 
 
+def test_secrets_come_from_files_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "image_registry_database_url").write_text("postgresql://a:secret@b/c\n")
+    (tmp_path / "image_registry_platform_tag").write_text("from-the-file")
+    monkeypatch.setenv("IMAGE_REGISTRY_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("IMAGE_REGISTRY_PLATFORM_TAG", "from-the-variable")
+    settings = load()
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql://a:secret@b/c"
+    assert settings.platform_tag == "from-the-variable"
+    monkeypatch.setenv("IMAGE_REGISTRY_SECRETS_DIR", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match=r"IMAGE_REGISTRY_SECRETS_DIR: .* is not a folder"):
+        load()
+
+
 def test_the_login_of_the_registry_is_a_secret() -> None:
     login = {"repository_username": "me", "repository_password": "hunter2"}
     settings = load(repository="registry.example", **login)

@@ -18,7 +18,7 @@ from image_registry.cli.connection import Connection
 from image_registry.cli.exits import Failure
 from image_registry.cli.findings import Finding, broken, ok, unchecked
 from image_registry.cli.registry_checks import moved_bases, repository
-from image_registry.client import ImageRegistryClient, JobStatus
+from image_registry.client import ImageRegistryClient, ImageStatus, JobStatus
 from image_registry.client.channel import is_loopback
 from image_registry.gateway.process import find_envoy
 from image_registry.host import StartError
@@ -32,7 +32,9 @@ from image_registry.storage import migrations
 from image_registry.storage.database import describe_dsn
 
 LEAST_DISK = 2 << 30  # bytes free in the data folder, below which a build is likely to fail
+MOST_IMAGES = 10_000  # whose repositories are looked for
 PATIENCE = 60.0  # seconds that a job may wait for a worker before that is a finding
+_PULLABLE = {ImageStatus.READY, ImageStatus.OUTDATED}
 
 
 async def installation(settings: Settings) -> AsyncIterator[Finding]:
@@ -88,6 +90,26 @@ def _queue(client: ImageRegistryClient) -> Finding:
         return ok("worker", f"{len(ages)} builds have been waiting for a few seconds")
     text = f"{len(ages)} builds wait, the longest for {max(ages):.0f} s, and none is under way"
     return broken("worker", text, "start one: `image-registry worker`, or `up` without --no-worker; else see its log")
+
+
+def repositories(connection: Connection, settings: Settings) -> Finding:
+    """Images that can be pulled have their folders: a database that was restored alone has lost them."""
+    root = settings.repository_root
+    if not root.startswith("oci:"):
+        return unchecked("repositories", f"are in the registry {root.partition('/')[0]}")
+    try:
+        with connection.told(), connection.client() as client:
+            images = list(islice(client.list_images(page_size=1000), MOST_IMAGES))
+        built = [one for one in images if one.status in _PULLABLE and one.repo_uri.startswith(f"{root}/")]
+        lost = [one.name for one in built if not Path(one.repo_uri.removeprefix("oci:"), "index.json").exists()]
+    except (Failure, OSError):
+        return unchecked("repositories", "can't be looked at: the images can't be listed, or the folder not be read")
+    if not lost:
+        return ok("repositories", f"{len(built)} built images are where they should be")
+    names = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
+    folder = root.removeprefix("oci:")
+    remedy = f"restore {folder} from its backup, or build them again: `image-registry images sync NAME --force`"
+    return broken("repositories", f"{len(lost)} of {len(built)} built images are lost: {names}", remedy)
 
 
 async def gateway(settings: Settings) -> Finding:

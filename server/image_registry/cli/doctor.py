@@ -29,12 +29,14 @@ def doctor(connection: Connection, data_dir: Path | None, http_address: str | No
     """Check the installation and say what to mend.
 
     Looks at the server, the REST gateway, the database and its schema, the workers, disk space, the programs that
-    builds use, the base images and whether they moved, and the place where images go. A server on another machine is
-    looked at from outside only. Exit code 1 if anything is broken.
+    builds use, the base images and whether they moved, the place where images go, and whether they are there. A server
+    on another machine is looked at from outside only. Exit code 1 if anything is broken.
     """
     found = [_told(finding) for finding in checks.service(connection)]
     if checks.is_local(connection):
         settings = load(data_dir=data_dir, http_address=http_address)
+        if found[0].state is State.OK:
+            found.append(_told(checks.repositories(connection, settings)))
 
         async def look() -> None:
             found.extend([_told(finding) async for finding in checks.installation(settings)])
