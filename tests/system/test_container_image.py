@@ -95,7 +95,9 @@ def image(debian_base: TestBase, tmp_path_factory: pytest.TempPathFactory) -> It
     pip = folder / "pip.conf"
     pip.write_text(pip_configuration())
     try:
-        buildah("tag", buildah("pull", "-q", debian_base.reference), "localhost/python-base")
+        (folder / "base").symlink_to(debian_base.layout)  # a name is made of the path, and .cache can't be in one
+        tag = debian_base.reference.rpartition(":")[2]
+        buildah("tag", buildah("pull", "-q", f"oci:{folder}/base:{tag}"), "localhost/python-base")
         buildah(
             *("bud", "--isolation", "chroot", "--layers=false", "--build-arg", "PYTHON_IMAGE=localhost/python-base"),
             *("--secret", f"id=pip,src={pip}", "-v", f"{CERTIFICATES}:{CERTIFICATES}:ro"),

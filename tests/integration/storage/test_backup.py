@@ -27,7 +27,7 @@ from tests.fixtures.service import Service, make_settings, running_service
 
 def program(name: str, *arguments: str) -> None:
     """Run a program of Postgres; the version is that of the server."""
-    argv = [str(find_programs(account_for_postgres()) / name), *arguments]
+    argv = [str(find_programs(None) / name), *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -87,8 +87,7 @@ async def test_repositories_that_are_not_restored_are_told(dsn: str, tmp_path: P
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await asyncio.wait_for(report.communicate(), 60)
-    lines = [line for line in output.decode().splitlines() if "repositories" in line]
-    assert lines == ["BROKEN  repositories 2 of 3 built images are lost: gone, system-python-3-12"]
+    assert "BROKEN  repositories 2 of 3 built images are lost: gone, system-python-3-12\n" in output.decode()
 
 
 @pytest.fixture
