@@ -297,7 +297,7 @@ def load(**overrides: Any) -> Settings:
     if folder is not None and not Path(folder).is_dir():
         raise SettingsError(f"{SECRETS_DIR}: {folder!r} is not a folder")
     try:
-        return Settings(_secrets_dir=folder, **values)
+        return Settings(**values | {"_secrets_dir": folder})
     except ValidationError as error:
         lines = [_sentence(problem) for problem in error.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from None
