@@ -71,6 +71,7 @@ generate-descriptors: third_party/googleapis ## the descriptor set of generate a
 generate-pages: generate-python generate-descriptors ## the pages and the gateway's configuration of generate alone
 	@$(BIN)/python -m image_registry.errors > docs/reference/errors.md
 	@$(BIN)/python -m image_registry.limits > docs/reference/limits.md
+	@$(BIN)/python -m image_registry.telemetry.catalogue > docs/reference/metrics.md
 	@$(BIN)/python -m image_registry.settings > docs/reference/configuration.md
 	@$(BIN)/python -m image_registry.openapi json > docs/openapi.json
 	@$(BIN)/python -m image_registry.openapi html > docs/openapi.html
@@ -140,6 +141,8 @@ SYSTEM_PACKAGES := docker-registry golang-grpc-gateway golang-go golang-goprotob
 test-system: install system-tools test-base ## tests that need Debian packages and root: installs them, then runs
 	@dpkg -s $(SYSTEM_PACKAGES) > /dev/null 2>&1 || { apt-get update -q > /dev/null && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SYSTEM_PACKAGES) > /dev/null; }
+	@test -e .cache/prometheus || { cd .cache && apt-get download -q prometheus > /dev/null && \
+	    dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb; }  # unpacked for its promtool, not installed: it would run
 	@$(PYTEST) -m system
 
 rest-reference: install ## write docs/rest.md from the gateway's real answers

@@ -24,6 +24,7 @@ from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = "image-registry"
+EXTRAS = frozenset({"ecr", "gar", "otel"})  # all of them, as the lock has them
 # Looked at: they ask for notices, or (LGPL, MPL) for the source of their own files alone.
 ACCEPTED = ("Apache", "BSD", "MIT", "PSF", "Python-2.0", "PostgreSQL", "ISC", "MPL", "Mozilla", "LGPL", "Unlicense")
 _LOCKED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?P<rest>(?:.*\\\n)*.*)$", re.MULTILINE)
@@ -49,7 +50,7 @@ def components() -> list[Component]:
         for found in _LOCKED.finditer((ROOT / "requirements.lock").read_text())
     }
     seen: dict[str, Component] = {}
-    waiting = [(PRODUCT, frozenset({"ecr", "gar"}))]  # with all extras, as the lock has them
+    waiting = [(PRODUCT, EXTRAS)]
     while waiting:
         name, extras = waiting.pop()
         found = distribution(name)

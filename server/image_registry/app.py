@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import resource
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -39,6 +39,7 @@ from image_registry.api.images import ImageRegistry
 from image_registry.api.interceptors import ErrorInterceptor
 from image_registry.api.job_logs import JobLogsService, LogLinks
 from image_registry.api.jobs import JobReader
+from image_registry.api.observation import ObservationInterceptor
 from image_registry.api.tls import TlsError, TlsFiles, server_credentials
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
@@ -54,14 +55,18 @@ from image_registry.registry.job_logs import JobLogs
 from image_registry.registry.jobs import Jobs
 from image_registry.registry.keys import KeyRing
 from image_registry.registry.platform import Platform, PlatformConfig
+from image_registry.registry.queue_readings import queue_readings
 from image_registry.registry.quotas import Quotas
 from image_registry.registry.rates import Rates
 from image_registry.settings import Settings, split_requirement
 from image_registry.storage import image_reads, migrations
-from image_registry.storage.database import Database, describe_dsn
+from image_registry.storage.database import Connection, Database, describe_dsn
 from image_registry.storage.image_reads import ImageReads
 from image_registry.storage.notices import Notices
 from image_registry.storage.point_reads import PointReads
+from image_registry.storage.readings import pool_readings
+from image_registry.storage.traced import TracedConnection
+from image_registry.telemetry import catalogue, metrics, tracing
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +102,13 @@ class Server:
 
 def database(settings: Settings, dsn: str) -> Database:
     """The pool that the settings describe."""
-    return Database(dsn, size=settings.pool_size, wait=settings.pool_wait, statement_timeout=settings.statement_timeout)
+    return Database(
+        dsn,
+        size=settings.pool_size,
+        wait=settings.pool_wait,
+        statement_timeout=settings.statement_timeout,
+        connection_class=TracedConnection if tracing.active() else Connection,
+    )
 
 
 def platform_config(settings: Settings) -> PlatformConfig:
@@ -155,11 +166,14 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
             )
             reads = ImageReads(db, points)
             watches = ImageWatches(reads, notices)
-            server = await _assemble(settings, db, reads, watches, address, access, audit)
+            observation = _observation(settings)
+            interceptors = [*([observation] if observation else []), ErrorInterceptor(), access]
+            server = await _assemble(settings, db, reads, watches, address, interceptors, audit)
             await server.grpc.start()
             monitor = asyncio.create_task(_watch_database(server))
             try:
-                yield server
+                with metrics.sampled(_readings(db, observation)):
+                    yield server
             finally:
                 monitor.cancel()
                 server.health.leave()
@@ -187,6 +201,22 @@ async def serve(
         log.info("draining: calls under way have %.0f s", settings.drain_timeout)
 
 
+def _observation(settings: Settings) -> ObservationInterceptor | None:
+    """None: nobody wants to know of calls, and so no call pays for it."""
+    timed = bool(settings.admin_address or settings.otlp_endpoint)
+    if not timed and settings.access_log == "none":
+        return None
+    return ObservationInterceptor(lines=settings.access_log, timed=timed)
+
+
+def _readings(db: Database, observation: ObservationInterceptor | None) -> Iterator[metrics.Source]:
+    yield from pool_readings(db)
+    yield from queue_readings(db)
+    yield catalogue.DATABASE_UP, metrics.one(lambda: db.answers)
+    if observation is not None:
+        yield catalogue.RPCS_IN_FLIGHT, observation.under_way
+
+
 def _leave_no_core() -> None:
     """The memory holds callers' keys. A limit of one byte also stops dumps that go to a program (core(5))."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -199,7 +229,7 @@ async def _assemble(
     reads: ImageReads,
     watches: ImageWatches,
     address: str,
-    access: AccessInterceptor,
+    interceptors: Sequence[aio.ServerInterceptor],
     audit: AuditTrail,
 ) -> Server:
     config = platform_config(settings)
@@ -207,7 +237,7 @@ async def _assemble(
     images, jobs, builds = Images(db, reads, config, quotas), Jobs(db), Builds(db)
     secret = (await images.identity()).token_secret
     server = aio.server(
-        interceptors=[ErrorInterceptor(), access],
+        interceptors=interceptors,
         options=[
             ("grpc.so_reuseport", int(settings.processes > 1)),
             ("grpc.max_receive_message_length", limits.REQUEST_BYTES),

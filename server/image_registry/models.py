@@ -195,7 +195,8 @@ class StoredJob:
     """A job as it is kept. `id` orders the queue, `uuid` is its public identity, `attempt` fences its worker.
 
     `definition` is what a build is to make, encoded as in `StoredImage`; empty for other kinds. `creator` is who
-    launched it; '' is the service itself, or a caller of a deployment without keys.
+    launched it; '' is the service itself, or a caller of a deployment without keys. `traceparent` is the trace that it
+    belongs to (W3C Trace Context); '' is none.
     """
 
     id: int
@@ -218,6 +219,7 @@ class StoredJob:
     running_seconds: float
     has_log: bool
     creator: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -120,6 +121,16 @@ class Settings(BaseSettings):
     log_retention: float = Field(30 * 86400.0, gt=0, description="how long the log of an ended build can be read")
     public_url: str = Field("", description="address of the gateway in links; empty: http:// and `http_address`")
     log_format: str = Field("console", pattern="^(console|json)$", description="`console` or `json`")
+    access_log: str = Field(
+        "changes",
+        pattern="^(all|changes|none)$",
+        description="calls that get a line in the log: `all`, `changes` (what changes something, and refusals), `none`",
+    )
+    admin_address: str = Field("", description="where a process shows its metrics to Prometheus; empty: nowhere")
+    admin_open: bool = Field(False, description="allow an admin address beyond loopback, which anybody there can read")
+    otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector for traces and metrics, such as http://127.0.0.1:4318; empty: none"
+    )
 
     @field_validator("platform_requirements", mode="before")
     @classmethod
@@ -223,6 +234,17 @@ class Settings(BaseSettings):
         if not re.fullmatch(_PATH, value):
             raise ValueError("must be lower-case path parts such as managed or team/images")
         return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_collector(cls, value: str) -> str:
+        url = urlsplit(value)
+        if value and (url.scheme not in {"http", "https"} or not url.hostname or url.username or url.query):
+            raise ValueError(
+                "must be http:// or https://, a host and a port, such as http://127.0.0.1:4318 "
+                "(a token goes into OTEL_EXPORTER_OTLP_HEADERS)"
+            )
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _check_default_python(self) -> Settings:

@@ -13,7 +13,7 @@ import grpc
 from grpc import aio
 
 from image_registry.api.interceptors import abort
-from image_registry.api.request_ids import REQUEST_ID_HEADER
+from image_registry.api.request_ids import request_id
 from image_registry.errors import Reason, RegistryError
 from image_registry.models import Role
 from image_registry.registry import caller
@@ -172,7 +172,7 @@ class AccessInterceptor(aio.ServerInterceptor):
                     what=method.rpartition("/")[2],
                     target=getattr(request, "name", "") or getattr(request, "job_id", ""),
                     result=result,
-                    request_id=_metadata(context, REQUEST_ID_HEADER),
+                    request_id=request_id(context),
                 )
             return response
 
@@ -244,7 +244,3 @@ def _not_allowed(found: Caller, rule: Rule) -> RegistryError:
 
 def _role(found: Caller) -> str:
     return found.role.value if found.role else "none"
-
-
-def _metadata(context: _Context, wanted: str) -> str:
-    return next((str(value) for name, value in context.invocation_metadata() or () if name == wanted), "")

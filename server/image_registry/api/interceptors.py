@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from image_registry import deadline
+from image_registry.api.request_ids import REQUEST_ID_HEADER, request_id
 from image_registry.api.status import TRAILER, to_status, unforeseen
 from image_registry.errors import Reason, RegistryError
+from image_registry.telemetry.catalogue import REFUSALS
 
 log = logging.getLogger(__name__)
 
@@ -131,13 +132,14 @@ async def _errors_as_statuses(context: aio.ServicerContext[Any, Any], method: st
     except aio.AbortError:
         raise
     except Exception:
-        request_id = uuid.uuid4().hex
-        log.exception("%s failed, request id %s", method, request_id)
-        await abort(context, unforeseen(request_id))
+        log.exception("%s failed, request id %s", method, request_id(context))
+        await abort(context, unforeseen(request_id(context)))
 
 
 async def abort(context: aio.ServicerContext[Any, Any], error: RegistryError) -> NoReturn:
-    """End the call with the error's complete status."""
+    """End the call with the error's complete status and the call's request id."""
+    REFUSALS.add(error.reason.name)
     status = to_status(error)
-    await context.abort(_CODES[status.code], status.message, ((TRAILER, status.SerializeToString()),))
+    trailers = ((TRAILER, status.SerializeToString()), (REQUEST_ID_HEADER, request_id(context)))
+    await context.abort(_CODES[status.code], status.message, trailers)
     raise AssertionError("unreachable")  # pragma: no cover (abort raises)

@@ -189,6 +189,16 @@ class Cache:
                 _shrink(self._root, limit)
 
 
+def size(root: Path) -> int:
+    """Return the bytes of the blobs in the cache at `root`."""
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(root / "blobs") as blobs:
+        for blob in blobs:
+            with contextlib.suppress(FileNotFoundError):
+                total += blob.stat().st_size
+    return total
+
+
 def make_room(root: Path) -> None:
     """Remove the half of the cache that was used least recently: its disk is full, wherever its limit may be."""
     lock = root / "locks" / "shrink"

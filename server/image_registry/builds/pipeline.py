@@ -87,6 +87,8 @@ class Build:
             libraries=_visible_libraries(base, layers),
             lock=Lock(context=question.context, libraries=libraries.locked()),
             stages=tuple(self._stages),
+            layers_made=sum(not layer.reused for layer in layers),
+            layers_reused=sum(layer.reused for layer in layers),
         )
 
     def _keep_to_limits(self) -> None:

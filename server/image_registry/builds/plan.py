@@ -260,6 +260,10 @@ class BuildResult:
     libraries: tuple[Library, ...]
     lock: Lock
     stages: tuple[tuple[Stage, float], ...]
+    layers_made: int = 0
+    """Layers on top of the base that the cache did not have."""
+    layers_reused: int = 0
+    """Those that it had."""
 
     def to_json(self) -> str:
         """Return the result as one line of JSON."""

@@ -17,6 +17,7 @@ from image_registry.host import StartError
 from image_registry.host.addresses import Address, check_free, parse_address
 from image_registry.local.postgres import find_running
 from image_registry.settings import Settings
+from image_registry.telemetry.running import TelemetryConfig
 
 data_dir_option = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder of everything that is kept. [IMAGE_REGISTRY_DATA_DIR]"
@@ -56,6 +57,24 @@ def allowed_address(settings: Settings, text: str, option: str, *, encrypted: bo
                 f"choose a loopback {option} such as 127.0.0.1:{address.port}, or say --insecure"
             )
     return address
+
+
+def telemetry_config(settings: Settings, *, process: int = 0) -> TelemetryConfig:
+    """Where a process tells about itself; of several on one machine each has the port behind the one before.
+
+    Raises StartError for an admin address that may not be listened on, or isn't free.
+    """
+    if not settings.admin_address:
+        return TelemetryConfig(None, settings.otlp_endpoint)
+    first = parse_address(settings.admin_address)
+    address = Address(first.host, first.port + process)
+    if not address.is_loopback and not (settings.admin_open or settings.insecure):
+        raise StartError(
+            f"{address} can be reached from other machines, and whoever reaches it can read the metrics: choose a "
+            "loopback IMAGE_REGISTRY_ADMIN_ADDRESS, or set IMAGE_REGISTRY_ADMIN_OPEN=true"
+        )
+    check_free(address, "IMAGE_REGISTRY_ADMIN_ADDRESS")
+    return TelemetryConfig(address, settings.otlp_endpoint)
 
 
 def run_until_stopped(part: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

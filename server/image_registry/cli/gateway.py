@@ -8,7 +8,7 @@ import click
 
 from image_registry.cli.common import free_address, grpc_address_option, http_address_option, run_until_stopped, say
 from image_registry.cli.logs import set_up_logging
-from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
+from image_registry.gateway.config import GatewayOptions, ListenerTls, TraceCollector, UpstreamTls
 from image_registry.gateway.process import run_gateway
 from image_registry.host.addresses import parse_address
 from image_registry.settings import Settings, load
@@ -27,11 +27,14 @@ def gateway(grpc_address: str | None, http_address: str | None, insecure: bool |
     upstream = parse_address(settings.grpc_address).reachable
     scheme = "https" if tls else "http"
 
+    collector = TraceCollector(settings.otlp_endpoint) if settings.otlp_endpoint else None
     run_dir = settings.data_dir.absolute() / "run"  # under `up`: what a killed gateway leaves there is removed
 
     async def run(stop: asyncio.Event) -> None:
         await run_gateway(
-            GatewayOptions(listen=listen, upstreams=(upstream,), tls=tls, upstream_tls=upstream_tls),
+            GatewayOptions(
+                listen=listen, upstreams=(upstream,), tls=tls, upstream_tls=upstream_tls, collector=collector
+            ),
             stop=stop,
             ready=lambda: say(f"serving REST on {scheme}://{listen.reachable}"),
             run_dir=run_dir if run_dir.is_dir() else None,

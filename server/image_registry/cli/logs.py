@@ -9,22 +9,41 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from image_registry.registry.keys import SECRET_PART
+from image_registry.telemetry import fields, tracing
+
+_SHOWN = frozenset({"request_id", "caller", "via", "job", "image", "attempt"})  # on the console; JSON has all fields
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339), level, logger, message, and the traceback if there is one."""
+    """One JSON object a line: time (RFC 3339), level, logger, message, the fields of the call or job that it is about,
+    the trace that it belongs to, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as a line."""
-        entry = {
+        entry: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **fields.bound(),
+            **getattr(record, "fields", {}),
         }
+        if traceparent := tracing.traceparent():
+            entry["trace_id"], entry["span_id"] = traceparent.split("-")[1:3]
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """A line of text; what identifies the call or job stands at its end."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        known = {**fields.bound(), **getattr(record, "fields", {})}
+        named = " ".join(f"{name}={value}" for name, value in known.items() if name in _SHOWN and value != "")
+        text, newline, rest = super().format(record).partition("\n")
+        return f"{text}  [{named}]{newline}{rest}" if named else f"{text}{newline}{rest}"
 
 
 class CarefulHandler(logging.StreamHandler[TextIO]):
@@ -41,7 +60,7 @@ def set_up_logging(form: str) -> None:
     if form == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+        handler.setFormatter(ConsoleFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("psycopg.pool", "httpx", "grpc"):
+    for noisy in ("psycopg.pool", "httpx", "grpc", "opentelemetry"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

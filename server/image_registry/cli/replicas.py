@@ -24,10 +24,10 @@ START_SECONDS = 30.0
 async def run_replicas(argv: Sequence[str], count: int, *, stop: asyncio.Event, stop_seconds: float) -> None:
     """Keep `count` processes of `argv` running until `stop` is set; then let them drain for `stop_seconds`.
 
-    Each is given the option `--replica` with a descriptor to write to as soon as it serves. One that ends later is
-    started again; one that doesn't even start raises StartError, its reasons are on standard error.
+    Each is given the option `--replica` with a descriptor to write to as soon as it serves, and its number. One that
+    ends later is started again; one that doesn't even start raises StartError, its reasons are on standard error.
     """
-    replicas = [_Replica(argv, stop_seconds) for _ in range(count)]
+    replicas = [_Replica([*argv, "--replica-number", str(number)], stop_seconds) for number in range(count)]
     try:
         await asyncio.gather(*(replica.start() for replica in replicas))
         keepers = [asyncio.create_task(replica.keep_running()) for replica in replicas]

@@ -18,11 +18,14 @@ from image_registry.cli.common import (
     grpc_address_option,
     run_until_stopped,
     say,
+    telemetry_config,
 )
 from image_registry.cli.logs import set_up_logging
 from image_registry.cli.replicas import run_replicas
 from image_registry.host.addresses import parse_address
 from image_registry.settings import Settings, load
+from image_registry.telemetry.metrics import Part
+from image_registry.telemetry.running import telemetry
 
 STOP_MARGIN = 2.0  # seconds that a server process has on top of its drain
 
@@ -33,19 +36,22 @@ STOP_MARGIN = 2.0  # seconds that a server process has on top of its drain
 @click.option("--insecure", is_flag=True, default=None, help="Listen beyond loopback without keys, or without TLS.")
 @click.option("--processes", type=click.IntRange(1, 64), help="Server processes on the port, one for each core. [1]")
 @click.option("--replica", type=int, hidden=True, help="Share the port, and write to this descriptor when serving.")
+@click.option("--replica-number", type=int, default=0, hidden=True, help="Which of the processes this is.")
 def serve(
     data_dir: Path | None,
     grpc_address: str | None,
     insecure: bool | None,
     processes: int | None,
     replica: int | None,
+    replica_number: int,
 ) -> None:
     """Run the gRPC server alone, on the configured database."""
     settings = load(data_dir=data_dir, grpc_address=grpc_address, insecure=insecure, processes=processes)
     set_up_logging(settings.log_format)
     dsn = database_url(settings)
     if replica is not None:
-        run_until_stopped(partial(_serve_as_replica, settings, dsn, replica))
+        with telemetry(telemetry_config(settings, process=replica_number), Part.SERVER):
+            run_until_stopped(partial(_serve_as_replica, settings, dsn, replica))
         return
     encrypted = settings.tls_certificate is not None
     address = free_address(settings, settings.grpc_address, "--grpc-address", encrypted=encrypted)
@@ -60,7 +66,11 @@ def serve(
         stop_seconds = settings.shutdown_delay + settings.drain_timeout + STOP_MARGIN
         await run_replicas(argv, settings.processes, stop=stop, stop_seconds=stop_seconds)
 
-    run_until_stopped(run if settings.processes == 1 else run_several)
+    if settings.processes > 1:
+        run_until_stopped(run_several)
+        return
+    with telemetry(telemetry_config(settings), Part.SERVER):
+        run_until_stopped(run)
 
 
 async def _serve_as_replica(settings: Settings, dsn: str, announce: int, stop: asyncio.Event) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 
 from image_registry import app
-from image_registry.cli.common import data_dir_option, database_url, run_until_stopped, say
+from image_registry.cli.common import data_dir_option, database_url, run_until_stopped, say, telemetry_config
 from image_registry.cli.logs import set_up_logging
 from image_registry.settings import load
+from image_registry.telemetry.metrics import Part
+from image_registry.telemetry.running import telemetry
 from image_registry.worker.main import work
 
 
@@ -31,4 +33,5 @@ def worker(data_dir: Path | None) -> None:
         finally:
             await db.close()
 
-    run_until_stopped(run)
+    with telemetry(telemetry_config(settings), Part.WORKER):
+        run_until_stopped(run)

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jinja2
 
@@ -50,6 +51,28 @@ class UpstreamTls:
 
 
 @dataclass(frozen=True)
+class TraceCollector:
+    """An OpenTelemetry collector that takes OTLP over HTTP: its base URL, such as `http://collector:4318`."""
+
+    url: str
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it is reached by TLS; its certificate must be of an authority that the machine trusts."""
+        return urlsplit(self.url).scheme == "https"
+
+    @property
+    def host(self) -> str:
+        """Its host name or IP address."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return urlsplit(self.url).port or (443 if self.encrypted else 80)
+
+
+@dataclass(frozen=True)
 class GatewayOptions:
     """Everything that differs between deployments. Sizes are in bytes, times in seconds.
 
@@ -64,6 +87,7 @@ class GatewayOptions:
     - `request_timeout`: of a REST call, in whole seconds (gRPC callers set their own deadline).
     - `stream_timeout`: the longest life of a streaming or native gRPC call.
     - `access_log`: a file, such as /dev/stdout, for a JSON line per request; None: no log.
+    - `collector`: where spans go; None: there are none, and a caller's `traceparent` is passed on as it is.
     """
 
     listen: Address
@@ -86,6 +110,7 @@ class GatewayOptions:
     connect_timeout: float = 1.0
     health_interval: float = 0.25
     access_log: Path | None = None
+    collector: TraceCollector | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +195,7 @@ def render(options: GatewayOptions) -> str:
     )
     environment.filters["q"] = json.dumps  # JSON is YAML
     environment.filters["address"] = _envoy_address
+    environment.filters["is_ip"] = _is_ip
     return environment.get_template("envoy.yaml.j2").render(
         o=options,
         interface=read_interface(descriptor_set_path()),

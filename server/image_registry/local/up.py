@@ -10,7 +10,7 @@ import psycopg
 
 from image_registry.app import unreachable
 from image_registry.host import StartError
-from image_registry.host.addresses import Address, check_free
+from image_registry.host.addresses import Address, check_free, parse_address
 from image_registry.local.bases import DOCKER_HUB, BaseMaker, BasePlan, make_base, plan_bases
 from image_registry.local.data_dir import DataDir
 from image_registry.local.postgres import EmbeddedPostgres
@@ -142,6 +142,10 @@ class _Installation:
             await self._supervisor.start(self._child("gateway", lambda: _answers(reachable)), rank=2)
 
     async def _start_worker(self) -> None:
+        if admin := self._environment.get(f"{_PREFIX}ADMIN_ADDRESS"):  # the server's processes have the ports before
+            first = parse_address(admin)
+            behind = first.port + int(self._environment.get(f"{_PREFIX}PROCESSES") or 1)
+            self._environment[f"{_PREFIX}ADMIN_ADDRESS"] = str(Address(first.host, behind))
         await self._supervisor.start(self._child("worker", _at_once), rank=3)
 
     async def _start_worker_later(self, bases: BasePlan) -> None:

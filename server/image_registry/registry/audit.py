@@ -15,6 +15,7 @@ from image_registry.registry.keys import SECRET_PART
 from image_registry.storage import audit
 from image_registry.storage.audit import AuditEntry
 from image_registry.storage.database import Database
+from image_registry.telemetry.catalogue import AUDIT_LOST
 
 log = logging.getLogger("image_registry.audit")
 
@@ -57,6 +58,7 @@ class AuditTrail:
         )
         log.info("%s", as_line(entry))
         if len(self._waiting) == KEPT:
+            AUDIT_LOST.add()
             log.error("the audit table falls behind: an entry is in the log alone")
         self._waiting.append(entry)
         self._something.set()
@@ -69,6 +71,7 @@ class AuditTrail:
             while self._waiting:
                 await self._write_some()
         except RegistryError as error:
+            AUDIT_LOST.add(amount=len(self._waiting))
             log.error("%d audit entries are in the log alone: %s", len(self._waiting), error)  # noqa: TRY400
 
     async def _write_forever(self) -> None:

@@ -28,6 +28,7 @@ from image_registry.registry.steps import CANCELLED, end_build
 from image_registry.requirements import filter_name_fault, text_fault
 from image_registry.storage import images, jobs
 from image_registry.storage.database import Connection, Database
+from image_registry.telemetry.catalogue import BUILDS
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,8 @@ class Builds:
             return owned is not None
 
         written = await self._db.write(work)
+        if written:
+            _count(report)
         if written and report.outcome is Outcome.SUCCEEDED:
             await self._outdate_children_if_possible()
         return written
@@ -125,20 +128,24 @@ class Builds:
         """Another attempt in `delay` seconds. After MAX_FAULTS `fault`s a build is FAILED instead."""
         shown = _shown(progress)
 
-        async def work(conn: Connection) -> None:
+        async def work(conn: Connection) -> BuildReport | None:
             await images.hold_platform_tag(conn)
             image = await images.lock_by_id(conn, job.image_id)
             owned = await jobs.lock_attempt(conn, job.id, job.attempt)
             if owned is None:
-                return
+                return None
             if owned.cancel_requested:
-                await end_build(conn, owned, image, CANCELLED)
+                report = CANCELLED
             elif fault and owned.faults + 1 >= MAX_FAULTS and owned.kind is JobKind.BUILD:
-                await end_build(conn, owned, image, _gave_up(MAX_FAULTS, shown))
+                report = _gave_up(MAX_FAULTS, shown)
             else:
                 await jobs.put_back(conn, owned, delay=delay, fault=fault, progress=shown)
+                return None
+            await end_build(conn, owned, image, report)
+            return report
 
-        await self._db.write(work)
+        if ended := await self._db.write(work):
+            _count(ended)
 
     async def reconcile(self) -> int:
         """Free the jobs of silent workers and end those that nobody should take over; returns how many were lost.
@@ -147,7 +154,8 @@ class Builds:
         """
         lost = await self._db.write(jobs.expire_leases)
         for job in await self._db.read(lambda conn: jobs.hopeless(conn, MAX_ATTEMPTS)):
-            await self._db.write(partial(_end_hopeless, seen=job))
+            if ended := await self._db.write(partial(_end_hopeless, seen=job)):
+                _count(ended)
         await self._outdate_children()
         return lost
 
@@ -174,7 +182,9 @@ class Builds:
             await end_build(conn, job, image, report)
             return image.role
 
-        if await self._db.write(work) is RoleType.SYSTEM:
+        role = await self._db.write(work)
+        _count(report)
+        if role is RoleType.SYSTEM:
             await self._outdate_children_if_possible()
 
     async def _outdate_children(self) -> None:
@@ -189,14 +199,19 @@ class Builds:
             log.warning("images on rebuilt bases are marked OUTDATED later: %s", error)
 
 
-async def _end_hopeless(conn: Connection, seen: StoredJob) -> None:
+def _count(report: BuildReport) -> None:
+    BUILDS.add(report.outcome.value, report.reason.name.lower())
+
+
+async def _end_hopeless(conn: Connection, seen: StoredJob) -> BuildReport | None:
     await images.hold_platform_tag(conn)
     image = await images.lock_by_id(conn, seen.image_id)
     job = await jobs.lock(conn, seen.id)
     if job.status is not JobStatus.RECONCILING:
-        return
+        return None
     report = CANCELLED if job.cancel_requested else _gave_up(job.attempt, "its worker was lost")
     await end_build(conn, job, image, report)
+    return report
 
 
 def _gave_up(attempts: int, last: str) -> BuildReport:

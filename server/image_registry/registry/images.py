@@ -36,6 +36,7 @@ from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection, Database
 from image_registry.storage.image_creates import ImageCreates, NameTakenError, NewImageRow, NoCurrentBaseError
 from image_registry.storage.image_reads import ImageReads
+from image_registry.telemetry import tracing
 
 _AFTER_THE_FIRST = {Reason.IMAGE_ALREADY_EXISTS, Reason.QUEUE_LIMIT, Reason.IMAGE_LIMIT}  # what the first create causes
 
@@ -100,7 +101,9 @@ class Images:
             definition=encode_definition(definition),
         )
 
-        row = NewImageRow(image, system_image_name(wanted.python_version), definition.repo_uri, creator)
+        row = NewImageRow(
+            image, system_image_name(wanted.python_version), definition.repo_uri, creator, tracing.traceparent()
+        )
 
         async def remembered(conn: Connection) -> CreatedImage:
             base_id, job = await images.create_on_current_base(
@@ -110,6 +113,7 @@ class Images:
                 repository=row.repository,
                 priority=Priority.INTERACTIVE,
                 creator=creator,
+                traceparent=row.traceparent,
                 request=request,
             )
             if base_id is None:

@@ -56,7 +56,15 @@ class Database:
     `statement_timeout` and `wait` are seconds; a call's own deadline (`deadline.py`) shortens both.
     """
 
-    def __init__(self, dsn: str, *, size: int, wait: float, statement_timeout: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        size: int,
+        wait: float,
+        statement_timeout: float,
+        connection_class: type[Connection] = Connection,
+    ) -> None:
         self._dsn = dsn
         self._wait = wait
         self._longest = int(statement_timeout * 1000)
@@ -67,7 +75,7 @@ class Database:
         self._announcer: asyncio.Task[None] | None = None
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
-            connection_class=Connection,
+            connection_class=connection_class,
             min_size=min(2, size),
             max_size=size,
             max_waiting=size * WAITING_PER_CONNECTION,
@@ -105,6 +113,15 @@ class Database:
         if came_back:
             self._answers = True
             await self._renew_pool()
+
+    @property
+    def answers(self) -> bool:
+        """Whether the last `ping` had an answer."""
+        return self._answers
+
+    def pool_stats(self) -> dict[str, int]:
+        """The pool's figures (psycopg_pool, "Pool stats"); those that are 0 may be missing. From any thread."""
+        return self._pool.get_stats()
 
     async def _reach(self) -> bool:
         """Ask on the monitor's connection, on a new one if that was lost. Returns whether the database was away."""

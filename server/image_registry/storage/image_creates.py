@@ -22,6 +22,7 @@ from image_registry.errors import RegistryError
 from image_registry.models import CreatedImage, Priority, StoredImage
 from image_registry.storage import images
 from image_registry.storage.database import Database
+from image_registry.telemetry import tracing
 
 STATEMENTS = 2  # under way at once: one commits while the next is filled
 LARGEST_BATCH = 64  # creates of one statement
@@ -43,6 +44,7 @@ class NewImageRow:
     base: str
     repository: str
     creator: str
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +74,8 @@ class ImageCreates:
         if len(self._writers) < STATEMENTS:
             writer = asyncio.create_task(self._write_all(), context=Context())
             self._writers.add(writer)
-        return await waiting.answer
+        with tracing.span("images.create", kind=tracing.Kind.CLIENT, attributes={"db.system.name": "postgresql"}):
+            return await waiting.answer
 
     async def _write_all(self) -> None:
         try:
@@ -123,6 +126,7 @@ class ImageCreates:
                 repository=row.repository,
                 priority=Priority.INTERACTIVE,
                 creator=row.creator,
+                traceparent=row.traceparent,
             )
         )
         found = None if job is None else (job.uuid, job.created_at)
@@ -132,7 +136,7 @@ class ImageCreates:
         found = await self._db.write_once(
             lambda conn: images.create_several(
                 conn,
-                [(w.row.image, w.row.base, w.row.repository, w.row.creator) for w in batch],
+                [(w.row.image, w.row.base, w.row.repository, w.row.creator, w.row.traceparent) for w in batch],
                 priority=Priority.INTERACTIVE,
             )
         )

@@ -16,6 +16,7 @@ from image_registry.storage.database import Connection
 from image_registry.storage.findable import keys_of
 from image_registry.storage.queries import load
 from image_registry.storage.rows import present, to_image, to_job
+from image_registry.telemetry import tracing
 
 CHANGED_AT_ONCE = 1_000  # images that one statement marks OUTDATED
 NewJob: TypeAlias = tuple[UUID, datetime]  # the public identity of a build, and when it was recorded
@@ -63,7 +64,11 @@ async def create(
     conn: Connection, image: StoredImage, *, repository: str, priority: Priority, creator: str = ""
 ) -> StoredJob | None:
     """Write a new image (its `id` is chosen here) and its first build job; None: the name is taken."""
-    values = _new(image, repository, priority, creator) | {"role": image.role, "base_image_id": image.base_image_id}
+    values = _new(image, repository, priority, creator) | {
+        "role": image.role,
+        "base_image_id": image.base_image_id,
+        "traceparent": tracing.traceparent(),
+    }
     row = await (await conn.execute(_SQL["create"], values)).fetchone()
     return None if row is None else to_job(row)
 
@@ -76,6 +81,7 @@ async def create_on_current_base(
     repository: str,
     priority: Priority,
     creator: str,
+    traceparent: str = "",
     request: RequestKey | None = None,
 ) -> tuple[int | None, StoredJob | None]:
     """Write a new user's image whose base is there, at the same tag and not FAILED, and its first build job.
@@ -84,7 +90,7 @@ async def create_on_current_base(
     an id without a job: the name is taken. With `request` the answer is remembered in the same statement; raises
     KnownRequestError for a known one.
     """
-    values = _new(image, repository, priority, creator) | {"base": base}
+    values = _new(image, repository, priority, creator) | {"base": base, "traceparent": traceparent}
     statement = _SQL["create_on_current_base"]
     if request is not None:
         statement = _SQL["create_once_on_current_base"]
@@ -99,9 +105,9 @@ async def create_on_current_base(
 
 
 async def create_several(
-    conn: Connection, rows: Sequence[tuple[StoredImage, str, str, str]], *, priority: Priority
+    conn: Connection, rows: Sequence[tuple[StoredImage, str, str, str, str]], *, priority: Priority
 ) -> dict[str, tuple[bool, NewJob | None]]:
-    """Write new users' images (each with its base's name, its repository and its creator) as `create_on_current_base`
+    """Write new users' images (each with base, repository, creator and traceparent) as `create_on_current_base`
     does, all in one statement. Names and tags of the platform: each name once, one tag.
 
     Returns, by name, whether there is such a base, and the job if the name was free.
@@ -112,9 +118,10 @@ async def create_several(
         "names": [image.name for image in new],
         "python_versions": [image.python_version for image in new],
         "definitions": [image.definition for image in new],
-        "bases": [base for _, base, _, _ in by_name],
-        "repositories": [repository for _, _, repository, _ in by_name],
-        "creators": [creator for _, _, _, creator in by_name],
+        "bases": [base for _, base, _, _, _ in by_name],
+        "repositories": [repository for _, _, repository, _, _ in by_name],
+        "creators": [creator for _, _, _, creator, _ in by_name],
+        "traceparents": [traceparent for *_, traceparent in by_name],
         "platform_tag": new[0].platform_tag,
         "priority": priority,
     }

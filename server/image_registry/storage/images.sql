@@ -4,7 +4,7 @@ i.id, i.name, i.role, i.status, i.python_version, i.platform_tag, i.base_image_i
 -- part: job
 j.id, j.uuid, j.kind, j.image_id, j.image_name, j.repository, j.definition, j.status, j.termination_reason, j.attempt,
     j.faults, j.cancel_requested, j.progress, j.created_at, j.started_at, j.finished_at, j.agent_id, j.log_parts,
-    j.creator,
+    j.creator, j.traceparent,
     0.0::float8 as running_seconds
 
 -- name: get
@@ -37,8 +37,8 @@ with image as (
     on conflict (name) do nothing
     returning id, name, definition, creator
 )
-insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator)
-select 1, %(priority)s, id, name, %(repository)s, definition, creator from image
+insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator, traceparent)
+select 1, %(priority)s, id, name, %(repository)s, definition, creator, %(traceparent)s from image
 returning {job}
 
 -- part: new_on_base
@@ -50,8 +50,8 @@ base as (
     on conflict (name) do nothing
     returning id, name, definition, creator
 ), j as (
-    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator)
-    select 1, %(priority)s, id, name, %(repository)s, definition, creator from image
+    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator, traceparent)
+    select 1, %(priority)s, id, name, %(repository)s, definition, creator, %(traceparent)s from image
     returning *
 )
 
@@ -77,8 +77,8 @@ with {new_on_base}, remembered as (
 with new as (
     select * from unnest(
         %(names)s::text[], %(python_versions)s::text[], %(bases)s::text[], %(repositories)s::text[],
-        %(creators)s::text[], %(definitions)b::bytea[]
-    ) as new (name, python_version, base, repository, creator, definition)
+        %(creators)s::text[], %(traceparents)s::text[], %(definitions)b::bytea[]
+    ) as new (name, python_version, base, repository, creator, traceparent, definition)
 ), base as (
     select id, name from images
     where name = any (%(bases)s::text[]) and platform_tag = %(platform_tag)s and status <> 4
@@ -89,8 +89,8 @@ with new as (
     on conflict (name) do nothing
     returning id, name, definition, creator
 ), j as (
-    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator)
-    select 1, %(priority)s, image.id, image.name, new.repository, image.definition, image.creator
+    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator, traceparent)
+    select 1, %(priority)s, image.id, image.name, new.repository, image.definition, image.creator, new.traceparent
     from image join new on new.name = image.name
     returning image_name, uuid, created_at
 )

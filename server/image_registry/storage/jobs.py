@@ -13,6 +13,7 @@ from image_registry.models import JobKind, JobStatus, Priority, StoredImage, Sto
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
 from image_registry.storage.rows import present, to_image, to_job
+from image_registry.telemetry import tracing
 
 CHANNEL = "image_registry_jobs"  # workers listen to it
 _SQL = load("jobs.sql")
@@ -59,6 +60,7 @@ async def insert(
         "repository": repository,
         "definition": definition,
         "creator": creator,
+        "traceparent": tracing.traceparent(),
     }
     cursor = await conn.execute(_SQL["insert"], values)
     return to_job(present(await cursor.fetchone()))
@@ -99,6 +101,28 @@ async def next_due(conn: Connection) -> float | None:
     """Seconds until a job that was put off may run again; None: no job was put off."""
     row = present(await (await conn.execute(_SQL["next_due"])).fetchone())
     return None if row["seconds"] is None else float(row["seconds"])
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """How many jobs wait and for how long the oldest of those that may run does (seconds), and how many are at work."""
+
+    waiting: dict[Priority, int]
+    oldest: dict[Priority, float]
+    running: int
+
+
+async def queue_state(conn: Connection, max_attempts: int) -> QueueState:
+    """The queue at this moment; every priority is named."""
+    depth = await (await conn.execute(_SQL["depth"])).fetchall()
+    values = {"priorities": [int(priority) for priority in Priority], "max_attempts": max_attempts}
+    oldest = await (await conn.execute(_SQL["oldest_claimable"], values)).fetchall()
+    return QueueState(
+        waiting=dict.fromkeys(Priority, 0)
+        | {Priority(row["priority"]): row["jobs"] for row in depth if row["priority"] is not None},
+        oldest=dict.fromkeys(Priority, 0.0) | {Priority(row["priority"]): row["seconds"] for row in oldest},
+        running=sum(row["jobs"] for row in depth if row["priority"] is None),
+    )
 
 
 async def start(conn: Connection, job: StoredJob) -> bool:

@@ -1,6 +1,7 @@
 -- part: head
 j.id, j.uuid, j.kind, j.image_id, j.image_name, j.repository, j.status, j.termination_reason, j.attempt, j.faults,
     j.cancel_requested, j.progress, j.created_at, j.started_at, j.finished_at, j.agent_id, j.log_parts, j.creator,
+    j.traceparent,
     coalesce(extract(epoch from coalesce(j.finished_at, now()) - j.started_at), 0)::float8 as running_seconds
 
 -- part: job
@@ -9,6 +10,16 @@ j.id, j.uuid, j.kind, j.image_id, j.image_name, j.repository, j.status, j.termin
 -- A build that was lost with its worker for the last time: nobody may take it over.
 -- part: given_up
 j.status = 7 and j.kind = 1 and j.attempt >= %(max_attempts)s
+
+-- What a worker could take at once, from jobs j, their images i and their bases b: due, its repository free (nobody
+-- works on it, nothing older waits for it), and the base of its image not being built.
+-- part: may_run
+j.status in (5, 7) and j.run_after <= now() and not j.cancel_requested and not ({given_up})
+        and (b.id is null or b.status not in (1, 2))
+        and not exists (
+            select from jobs o
+            where o.repository = j.repository and o.status in (1, 2, 5, 7) and (o.status in (1, 2) or o.id < j.id)
+        )
 
 -- name: get
 select {head} from jobs j where j.uuid = %(uuid)s and j.kind = 1
@@ -20,13 +31,13 @@ select {job} from jobs j where j.id = %(id)s for update
 select {job} from jobs j where j.image_id = %(image_id)s and j.kind = 1 and j.status in (1, 2, 5, 7) for update
 
 -- name: insert
-insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator)
-values (%(kind)s, %(priority)s, %(image_id)s, %(image_name)s, %(repository)s, %(definition)s, %(creator)s)
+insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator, traceparent)
+values (%(kind)s, %(priority)s, %(image_id)s, %(image_name)s, %(repository)s, %(definition)s, %(creator)s,
+    %(traceparent)s)
 returning {job}
 
--- The oldest job of the lowest priority number that may run: its repository is free (nobody works on it, nothing
--- older waits for it) and the base of its image is not being built. The base comes from the same snapshot as that
--- judgement, so that it is one that can be built on.
+-- The oldest job of the lowest priority number that may run. The base comes from the same snapshot as that judgement,
+-- so that it is one that can be built on.
 -- name: claim
 with candidate as (
     select j.id, i.lock, i.base_digest, b.id as base_id, b.name as base_name, b.role as base_role, b.status as base_status,
@@ -34,12 +45,7 @@ with candidate as (
     from jobs j
     left join images i on i.id = j.image_id and j.kind = 1
     left join images b on b.id = i.base_image_id
-    where j.status in (5, 7) and j.run_after <= now() and not j.cancel_requested and not ({given_up})
-        and (b.id is null or b.status not in (1, 2))
-        and not exists (
-            select from jobs o
-            where o.repository = j.repository and o.status in (1, 2, 5, 7) and (o.status in (1, 2) or o.id < j.id)
-        )
+    where {may_run}
     order by j.priority, j.id limit 1 for update of j skip locked
 )
 update jobs j set status = 1, attempt = j.attempt + 1, agent_id = %(agent_id)s,
@@ -55,6 +61,24 @@ update jobs set definition = %(definition)s where id = %(id)s and attempt = %(at
 -- name: next_due
 select extract(epoch from min(run_after) - now())::float8 as seconds
 from jobs where status in (5, 7) and run_after > now()
+
+-- How long the queue is, by priority, and what is at work (priority null); from the indexes of unfinished jobs alone.
+-- name: depth
+select priority, count(*) as jobs from jobs where status in (5, 7) group by priority
+union all
+select null, count(*) from jobs where status in (1, 2)
+
+-- For how long the oldest job of each priority that may run has waited.
+-- name: oldest_claimable
+select wanted.priority, extract(epoch from now() - oldest.since)::float8 as seconds
+from unnest(%(priorities)s::smallint[]) as wanted (priority) cross join lateral (
+    select greatest(j.created_at, j.run_after) as since
+    from jobs j
+    left join images i on i.id = j.image_id and j.kind = 1
+    left join images b on b.id = i.base_image_id
+    where {may_run} and j.priority = wanted.priority
+    order by j.id limit 1
+) oldest
 
 -- name: start
 update jobs set status = 2, started_at = coalesce(started_at, now())

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import LiteralString
 
 _SECTION = re.compile(r"^-- (name|part): (\w+)$", re.MULTILINE)
+_names: dict[str, str] = {}
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -27,7 +28,13 @@ def load(filename: str) -> dict[str, LiteralString]:
             parts[name] = filled
         else:
             statements[name] = filled
+            _names[filled] = f"{filename.removesuffix('.sql')}.{name}"
     return statements
+
+
+def name_of(statement: object) -> str:
+    """What a loaded statement is called, `jobs.claim`; `sql` for any other."""
+    return _names.get(statement, "sql") if isinstance(statement, str) else "sql"
 
 
 def _without_comments(sql: str) -> str:

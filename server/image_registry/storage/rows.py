@@ -60,4 +60,5 @@ def to_job(row: DictRow) -> StoredJob:
         running_seconds=row["running_seconds"],
         has_log=row["log_parts"] > 0,
         creator=row.get("creator", ""),
+        traceparent=row.get("traceparent", ""),
     )

@@ -24,7 +24,7 @@ from image_registry.builds.plan import (
     lock_from_json,
 )
 from image_registry.builds.repositories.home import Home
-from image_registry.builds.runner import run_build
+from image_registry.builds.runner import BuildEvent, run_build
 from image_registry.codec import decode_definition
 from image_registry.models import (
     BuildReport,
@@ -39,8 +39,10 @@ from image_registry.models import (
 from image_registry.registry.builds import Builds, Claim, base_is_usable
 from image_registry.registry.job_logs import JobLogs
 from image_registry.requirements import pip_requirement
+from image_registry.telemetry.catalogue import CACHE_LAYERS
 from image_registry.worker.loop import PassingFaultError
 from image_registry.worker.progress import Progress
+from image_registry.worker.stages import Stages
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +76,23 @@ class Executor:
             raise ValueError(f"build job {claim.job.uuid} has no definition")
         if refusal := _refusal(claim.definition, claim.base):
             return BuildReport(Outcome.FAILED, *refusal)
-        progress = Progress(self._builds, self._logs, claim.job)
+        progress, stages = Progress(self._builds, self._logs, claim.job), Stages()
+
+        def on_event(event: BuildEvent) -> None:
+            progress.on_event(event)
+            stages.on_event(event)
+
         moved = ""
         try:
             plan = await asyncio.to_thread(self._plan, claim, claim.definition)
-            result = await run_build(plan, progress.on_event, lease)
+            result = await run_build(plan, on_event, lease)
             if moved := _moved(claim.base_digest, result.base_digest):
                 progress.note(f"{moved}: {plan.base}")
-        except BuildFailed as failure:
-            return _failed(failure, progress)
+        except BaseException as error:
+            stages.broke_off(error)
+            if isinstance(error, BuildFailed):
+                return _failed(error, progress)
+            raise
         finally:
             log.info("job %s: attempt %d's processes have ended", claim.job.uuid, claim.job.attempt)
             await progress.close()
@@ -173,6 +183,8 @@ def _moved(before: str, now: str) -> str:
 
 
 def _succeeded(result: BuildResult, moved: str) -> BuildReport:
+    CACHE_LAYERS.add("hit", amount=result.layers_reused)
+    CACHE_LAYERS.add("miss", amount=result.layers_made)
     stages = " · ".join(f"{stage.value} {seconds:.1f} s" for stage, seconds in result.stages)
     return BuildReport(
         Outcome.SUCCEEDED,

@@ -21,11 +21,14 @@ from uuid import UUID, uuid4
 import psycopg
 
 from image_registry.builds.lease import Lease, clock
+from image_registry.builds.plan import Stage
 from image_registry.errors import RegistryError
 from image_registry.models import BuildReport, JobKind, Outcome, StoredJob, TerminationReason
 from image_registry.registry.builds import Builds, Claim
 from image_registry.storage.database import Database
 from image_registry.storage.jobs import CHANNEL
+from image_registry.telemetry import fields, tracing
+from image_registry.telemetry.catalogue import BUILD_SECONDS, LEASES_LOST, LEASES_TAKEN_OVER, RETRIES, STAGE_SECONDS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -79,6 +82,11 @@ class Worker:
         self._faults_in_a_row = 0
         self._rests_until = 0.0  # of clock()
 
+    @property
+    def jobs_under_way(self) -> int:
+        """How many jobs it has at the moment."""
+        return len(self._running)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain: finish what is under way or hand it back."""
         async with asyncio.TaskGroup() as group:
@@ -126,6 +134,8 @@ class Worker:
     async def _attempt(self, attempt: _Attempt) -> None:
         """One attempt at one job, whatever happens."""
         job = attempt.claim.job
+        fields.bind(job=str(job.uuid), image=job.image_name, attempt=job.attempt)
+        span = _begin_span(job)
         with attempt.lease:
             keeper = asyncio.create_task(self._keep(attempt))
             try:
@@ -137,6 +147,7 @@ class Worker:
             finally:
                 keeper.cancel()
                 await asyncio.wait([keeper])
+                span.end(attempt.outcome)
                 self._running.pop(job.id, None)
                 self._wake.set()
 
@@ -153,19 +164,26 @@ class Worker:
         try:
             report = await attempt.work
         except PassingFaultError as fault:
+            attempt.outcome = "passing fault"
             self._rest()
             await self._put_back(job, delay=_delay(job.faults), fault=True, progress=str(fault))
         except asyncio.CancelledError:
             await self._end_stopped(attempt)
         except Exception as error:
+            attempt.outcome = type(error).__name__
             log.exception("job %s failed unforeseen", job.uuid)
             self._rest()
             text = f"unforeseen: {type(error).__name__}"
             await self._put_back(job, delay=_delay(job.faults), fault=True, progress=text)
         else:
             self._faults_in_a_row = 0
-            log.info("job %s: %s after %.1f s", job.uuid, report.outcome.value, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            log.info("job %s: %s after %.1f s", job.uuid, report.outcome.value, seconds)
             await self._finish(job, report)
+            if report.outcome is Outcome.FAILED:
+                attempt.outcome = report.reason.name
+            if job.kind is JobKind.BUILD:
+                BUILD_SECONDS.observe(seconds, report.outcome.value)
 
     def _rest(self) -> None:
         """Take no jobs for a while when one after the other fails here: a worker with a full disk must not eat all."""
@@ -177,7 +195,8 @@ class Worker:
 
     async def _end_stopped(self, attempt: _Attempt) -> None:
         job = attempt.claim.job
-        log.info("job %s: stopped, %s", job.uuid, (attempt.stopped or _Stop.DRAINED).value)
+        attempt.outcome = (attempt.stopped or _Stop.DRAINED).value
+        log.info("job %s: stopped, %s", job.uuid, attempt.outcome)
         if attempt.stopped is _Stop.CANCELLED:
             await self._finish(job, BuildReport(Outcome.CANCELLED, TerminationReason.COMPLETED, "cancelled"))
         elif attempt.stopped is not _Stop.LOST:
@@ -185,7 +204,10 @@ class Worker:
 
     async def _finish(self, job: StoredJob, report: BuildReport) -> None:
         if job.kind is JobKind.BUILD:
-            written = await self._insist(lambda: self._builds.finish(job, report))
+            began = time.monotonic()
+            with tracing.span(f"build.{Stage.RECORD.value}"):
+                written = await self._insist(lambda: self._builds.finish(job, report))
+            STAGE_SECONDS.observe(time.monotonic() - began, Stage.RECORD.value)
         else:
             written = await self._insist(lambda: self._builds.finish_cleanup(job))
         if not written:
@@ -193,6 +215,7 @@ class Worker:
 
     async def _put_back(self, job: StoredJob, *, delay: float, fault: bool, progress: str) -> None:
         if fault:
+            RETRIES.add()
             log.warning("job %s: attempt %d failed, again in %.0f s: %s", job.uuid, job.attempt, delay, progress)
         await self._insist(lambda: self._builds.put_back(job, delay=delay, fault=fault, progress=progress))
 
@@ -220,6 +243,7 @@ class Worker:
             if cancel is _NO_ANSWER and attempt.lease.left > 0:
                 pause = RENEWAL_PAUSE
             elif cancel is _NO_ANSWER or cancel is None:
+                LEASES_LOST.add()
                 attempt.stop(_Stop.LOST)
                 return
             else:
@@ -251,6 +275,7 @@ class Worker:
         while True:
             try:
                 if lost := await self._builds.reconcile():
+                    LEASES_TAKEN_OVER.add(amount=lost)
                     log.warning("%d jobs of silent workers are free again", lost)
                     self._wake.set()
             except RegistryError as error:
@@ -284,6 +309,7 @@ class _Attempt:
         self.task: asyncio.Task[None] | None = None
         self.work: asyncio.Future[BuildReport] | None = None
         self.stopped: _Stop | None = None
+        self.outcome = ""  # why it made no image, in a word
 
     def stop(self, why: _Stop) -> None:
         """Stop the work; the first reason counts."""
@@ -291,6 +317,20 @@ class _Attempt:
             self.stopped = why
             if self.work is not None:
                 self.work.cancel()
+
+
+def _begin_span(job: StoredJob) -> tracing.Span:
+    """The attempt as a part of the trace of whoever launched the job."""
+    return tracing.begin(
+        f"job.{job.kind.name.lower()}",
+        kind=tracing.Kind.CONSUMER,
+        parent={"traceparent": job.traceparent},
+        attributes={
+            "image_registry.job": str(job.uuid),
+            "image_registry.image": job.image_name,
+            "image_registry.attempt": job.attempt,
+        },
+    )
 
 
 _NO_ANSWER = object()

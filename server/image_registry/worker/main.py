@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from image_registry import limits
+from image_registry.builds.cache import size as cache_size
 from image_registry.builds.credentials import Keyring, Login
 from image_registry.builds.plan import Limits, PackageIndex
 from image_registry.builds.repositories.home import Home, HomeFaultError
@@ -22,11 +23,15 @@ from image_registry.registry.job_logs import JobLogs
 from image_registry.settings import Settings
 from image_registry.storage import create_requests, images
 from image_registry.storage.database import Database
+from image_registry.storage.readings import pool_readings
+from image_registry.telemetry import catalogue, metrics
+from image_registry.telemetry.sampling import Sampler
 from image_registry.worker.execution import BuilderConfig, Executor
 from image_registry.worker.loop import Worker, WorkerConfig
 
 log = logging.getLogger(__name__)
 
+CACHE_INTERVAL = 60.0  # seconds between two looks at the cache's size, for the metrics
 CARE_INTERVAL = 600.0  # seconds between two looks for logs that are over their time, and for leftovers
 
 
@@ -57,9 +62,17 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
         ),
     )
     ready(str(worker.agent_id))
+    cache = Sampler(lambda: asyncio.to_thread(cache_size, config.cache_dir), CACHE_INTERVAL)
+    readings: list[metrics.Source] = [
+        *pool_readings(db),
+        (catalogue.WORKER_SLOTS, metrics.one(lambda: settings.worker_concurrency)),
+        (catalogue.WORKER_JOBS, metrics.one(lambda: worker.jobs_under_way)),
+        (catalogue.CACHE_BYTES, metrics.one(lambda: cache.latest() or 0)),
+    ]
     caretaker = asyncio.create_task(_take_care(db, logs, config.work_dir))
     try:
-        await worker.run(stop)
+        with metrics.sampled(readings):
+            await worker.run(stop)
     finally:
         caretaker.cancel()
 

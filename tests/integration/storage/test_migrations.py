@@ -140,6 +140,14 @@ def check_counts(conn: psycopg.Connection) -> None:
     ]
 
 
+def write_trace(conn: psycopg.Connection) -> None:
+    conn.execute("update jobs set traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'")
+
+
+def check_trace(conn: psycopg.Connection) -> None:
+    assert conn.execute("select substr(traceparent, 4, 6) from jobs").fetchall() == [("4bf92f",)]
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -154,6 +162,7 @@ DATA = {
     6: Data(write_large_definition, check_large_definition),
     7: Data(write_base, check_base),
     8: Data(write_counts, check_counts),
+    9: Data(write_trace, check_trace),
 }
 
 

@@ -1,0 +1,147 @@
+"""OpenTelemetry: traces and metrics to a collector, by OTLP over HTTP (protobuf). Needs the extra `otel`.
+
+What is not said here, the SDK takes from OpenTelemetry's own variables: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES,
+OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE and their like.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from image_registry.telemetry import tracing
+from image_registry.telemetry.catalogue import CATALOGUE
+from image_registry.telemetry.metrics import Histogram, Labels, Metric, Part, Sampled, Sink
+from image_registry.telemetry.tracing import Attribute, Kind, Span
+
+SCOPE = "image_registry"
+EXPORT_SECONDS = 5.0  # longest time of one export
+FLUSH_SECONDS = 1.5  # at the end; what a collector doesn't take by then is lost
+_KINDS = {
+    Kind.INTERNAL: trace.SpanKind.INTERNAL,
+    Kind.SERVER: trace.SpanKind.SERVER,
+    Kind.CLIENT: trace.SpanKind.CLIENT,
+    Kind.CONSUMER: trace.SpanKind.CONSUMER,
+}
+_W3C = TraceContextTextMapPropagator()
+
+
+@contextmanager
+def exporting(endpoint: str, part: Part) -> Iterator[None]:
+    """Record spans and send them, and the metrics, to the collector at `endpoint` until the block ends."""
+    base = endpoint.rstrip("/")
+    attributes = {"service.name": f"image-registry-{part.value}", "service.version": version("image-registry")}
+    resource = Resource.create(attributes)
+    spans = TracerProvider(resource=resource, shutdown_on_exit=False)
+    spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", timeout=EXPORT_SECONDS)))
+    exporter = OTLPMetricExporter(f"{base}/v1/metrics", timeout=EXPORT_SECONDS)
+    numbers = MeterProvider([PeriodicExportingMetricReader(exporter)], resource, shutdown_on_exit=False)
+    _send_metrics(numbers.get_meter(SCOPE), part)
+    tracing.install(_Tracer(spans.get_tracer(SCOPE)))
+    try:
+        yield
+    finally:
+        tracing.install(None)
+        _within(FLUSH_SECONDS, spans.shutdown, numbers.shutdown)
+
+
+def _within(seconds: float, *calls: object) -> None:
+    """Make calls that may hang, and leave those behind that do: a collector that is away must not delay the end."""
+    threads = [threading.Thread(target=call, daemon=True) for call in calls]  # type: ignore[arg-type]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds)
+
+
+def _send_metrics(meter: Meter, part: Part) -> None:
+    for metric in CATALOGUE:
+        if metric.part in {part, Part.BOTH}:
+            if isinstance(metric, Sampled):
+                _observe(meter, metric)
+            else:
+                metric.attach(_sink(meter, metric))
+
+
+def _observe(meter: Meter, metric: Sampled) -> None:
+    def read(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(value, _named(metric, labels)) for labels, value in metric.read().items()]
+
+    make = meter.create_observable_counter if metric.total else meter.create_observable_gauge
+    make(_otel_name(metric), [read], description=metric.help)
+
+
+def _sink(meter: Meter, metric: Metric) -> Sink:
+    if isinstance(metric, Histogram):
+        buckets = list(metric.buckets)
+        histogram = meter.create_histogram(
+            _otel_name(metric), "s", metric.help, explicit_bucket_boundaries_advisory=buckets
+        )
+        return lambda labels, seconds: histogram.record(seconds, _named(metric, labels))
+    counter = meter.create_counter(_otel_name(metric), description=metric.help)
+    return lambda labels, amount: counter.add(amount, _named(metric, labels))
+
+
+def _otel_name(metric: Metric) -> str:
+    """Without the endings that a collector adds when it writes for Prometheus."""
+    return metric.name.removesuffix("_total").removesuffix("_seconds" if isinstance(metric, Histogram) else "")
+
+
+def _named(metric: Metric, labels: Labels) -> dict[str, str]:
+    return dict(zip(metric.labels, labels, strict=True))
+
+
+class _Span:
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+
+    def set(self, name: str, value: Attribute) -> None:
+        """See tracing.Span."""
+        self._span.set_attribute(name, value)
+
+    def end(self, error: str = "") -> None:
+        """See tracing.Span."""
+        if error:
+            self._span.set_attribute("error.type", error)
+            self._span.set_status(trace.StatusCode.ERROR, error)
+        self._span.end()
+
+
+class _Tracer:
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
+
+    def begin(
+        self,
+        name: str,
+        kind: Kind,
+        parent: Mapping[str, str] | None,
+        attributes: Mapping[str, Attribute],
+        current: bool,
+    ) -> Span:
+        """See tracing.Tracer. A task's context ends with it: what is made current is never put back."""
+        above = _W3C.extract(dict(parent), otel_context.Context()) if parent is not None else None
+        span = self._tracer.start_span(name, above, _KINDS[kind], attributes)
+        if current:
+            otel_context.attach(trace.set_span_in_context(span, above))
+        return _Span(span)
+
+    def traceparent(self) -> str:
+        """See tracing.Tracer."""
+        headers: dict[str, str] = {}
+        _W3C.inject(headers)
+        return headers.get("traceparent", "")
