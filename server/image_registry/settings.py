@@ -6,6 +6,7 @@ Each field is an environment variable with the prefix `IMAGE_REGISTRY_`: `databa
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -118,6 +119,28 @@ class Settings(BaseSettings):
     poll: float = Field(5.0, gt=0, description="longest sleep between two looks at the queue")
     build_timeout: float = Field(1800.0, gt=0, description="longest time of one build")
     build_memory: int = Field(4 << 30, ge=64 << 20, description="memory of one build, bytes")
+    system_packages: str = Field(
+        "confined",
+        pattern="^(confined|relaxed|off)$",
+        description="`confined`: a worker installs system packages if it can confine the step wholly; `relaxed`: "
+        "it does without a network or control group of its own if the machine has none to give; `off`: it doesn't",
+    )
+    package_timeout: float = Field(
+        900.0, gt=0, description="longest time of each command that installs system packages"
+    )
+    package_memory: int = Field(2 << 30, ge=128 << 20, description="memory of installing system packages, bytes")
+    package_cpus: float = Field(2.0, gt=0, description="processors that installing system packages may use")
+    package_processes: int = Field(512, ge=32, description="processes and threads that it may have at once")
+    package_disk: int = Field(8 << 30, ge=256 << 20, description="disk that it may use, unpacked base included, bytes")
+    package_egress_allowed: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="what it may reach all the same: `10.1.2.3:3142`, `10.0.0.0/8`, with commas; IPv4"
+    )
+    package_egress_denied: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="what it may not reach, beside this machine and the cloud's metadata: as above"
+    )
+    package_patience: float = Field(
+        600.0, gt=0, description="how long a build waits while no worker can install system packages, before it fails"
+    )
     log_retention: float = Field(30 * 86400.0, gt=0, description="how long the log of an ended build can be read")
     public_url: str = Field("", description="address of the gateway in links; empty: http:// and `http_address`")
     log_format: str = Field("console", pattern="^(console|json)$", description="`console` or `json`")
@@ -162,6 +185,25 @@ class Settings(BaseSettings):
         for host, address in value.items():
             if not _HOST.fullmatch(host) or not re.fullmatch(rf"https?://{_HOST.pattern}", address):
                 raise ValueError(f"{host}={address} must be a host and an address such as http://{host or 'host'}")
+        return value
+
+    @field_validator("package_egress_allowed", "package_egress_denied", mode="before")
+    @classmethod
+    def _split_targets(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("package_egress_allowed", "package_egress_denied")
+    @classmethod
+    def _check_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for target in value:
+            address, colon, port = target.partition(":")
+            try:
+                ipaddress.IPv4Network(address)
+                is_right = not colon or 0 < int(port) < 65536
+            except ValueError:
+                is_right = False
+            if not is_right:
+                raise ValueError(f"{target!r} must be an IPv4 address, address:port, or a network such as 10.0.0.0/8")
         return value
 
     @field_validator("certificate_roles", mode="before")

@@ -26,13 +26,14 @@ from image_registry.builds.faults import InvalidImageError
 from image_registry.builds.files import write_whole
 from image_registry.builds.layer import PREFIX
 from image_registry.builds.oci.manifest import OCI_LAYER_ZSTD, Descriptor
+from image_registry.builds.packages.managers import System, parse_release
 from image_registry.builds.plan import Library, internal
 from image_registry.builds.wheel import read_headers
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_FORMAT = 1
+_FORMAT = 2
 """Change it with what is looked for: kept answers have it in their names."""
 _METADATA = re.compile(r"\.dist-info/METADATA$|\.egg-info/PKG-INFO$|\.egg-info$")
 _PYTHON = re.compile(r"(?:usr/|usr/local/|opt/[^/]+/)bin/python3\.\d+")
@@ -41,6 +42,8 @@ _GLIBC = re.compile(r"usr/lib(?:64|/[a-z0-9_]+-linux-gnu)?/(?:libc\.so\.6|libc-2
 _GLIBC_VERSION = re.compile(rb"GNU C Library [^\n]{0,80}version (2)\.(\d+)")
 _MUSL = re.compile(r"usr/lib/ld-musl-[a-z0-9_]+\.so\.1")
 _MUSL_VERSION = re.compile(rb"\0(1)\.(\d+)\.\d+\0")
+_RELEASE = re.compile(r"(?:etc|usr/lib)/os-release")
+_MANAGER = re.compile(r"usr/bin/(?:apt-get|dnf|yum|microdnf)")
 _MERGED = re.compile(r"^(?=(?:bin|sbin|lib|lib64)/)")
 _LARGEST_METADATA = 8 * 1024 * 1024
 _LARGEST_CODE = 64 * 1024 * 1024
@@ -65,6 +68,10 @@ class LayerContents:
     """C library → (kind, major, minor)."""
     environment: dict[str, str] = field(default_factory=dict)
     """`pyvenv.cfg` of a managed environment → its text."""
+    release: dict[str, str] = field(default_factory=dict)
+    """os-release file → its text; empty for a link to the other place."""
+    managers: dict[str, str] = field(default_factory=dict)
+    """Program of a package manager → its name."""
 
     @classmethod
     def from_json(cls, text: str) -> LayerContents:
@@ -166,6 +173,10 @@ def _look_at(archive: tarfile.TarFile, member: tarfile.TarInfo, contents: LayerC
         code = _content(archive, member, _LARGEST_CODE)
         if found := (_GLIBC_VERSION if glibc else _MUSL_VERSION).search(code):
             contents.libc[path] = ("glibc" if glibc else "musl", int(found[1]), int(found[2]))
+    elif _RELEASE.fullmatch(path):
+        contents.release[path] = _content(archive, member, _LARGEST_METADATA).decode("utf-8", "replace")
+    elif _MANAGER.fullmatch(path):
+        contents.managers[path] = posixpath.basename(path)
     elif path == f"{PREFIX}/pyvenv.cfg":
         contents.environment[path] = _content(archive, member, _LARGEST_METADATA).decode("utf-8", "replace")
 
@@ -202,7 +213,7 @@ class Base:
         """Put layers on one another, the lowest first."""
         total = LayerContents()
         for layer in layers:
-            for kind in ("libraries", "links", "versions", "libc", "environment"):
+            for kind in ("libraries", "links", "versions", "libc", "environment", "release", "managers"):
                 below, own = getattr(total, kind), getattr(layer, kind)
                 gone = [path for path in below if path in layer.links or _is_removed(path, layer)]
                 for path in gone:
@@ -215,6 +226,13 @@ class Base:
         """Kind and version of the C library: glibc if there are both."""
         found = sorted((kind, (major, minor)) for kind, major, minor in self.contents.libc.values())
         return found[0] if found else None
+
+    @property
+    def system(self) -> System:
+        """The distribution, and the programs of package managers that there are."""
+        texts = (self.contents.release.get(path) for path in ("etc/os-release", "usr/lib/os-release"))
+        release = next((text for text in texts if text), "")
+        return System(parse_release(release), frozenset(self.contents.managers.values()))
 
     def python(self, version: str) -> tuple[str, str]:
         """Return the path of the interpreter of this version (X.Y), and its full version.

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_registry.builds.base import Base, LayerContents, read_layer
-from image_registry.builds.cache import Cache
+from image_registry.builds.cache import Cache, CachedLayer
 from image_registry.builds.destination import access_to
 from image_registry.builds.oci.manifest import Descriptor, Manifest
 from image_registry.builds.oci.reference import LayoutReference, parse_reference
 from image_registry.builds.oci.source import ImageSource, LayoutSource
+from image_registry.builds.packages.managers import System
 from image_registry.builds.plan import BuildPlan, Library, internal
 from image_registry.builds.platforms import Target, checked_target
 
 
 @dataclass(frozen=True)
 class BaseImage:
-    """A base image and what was found in it.
+    """A base image, layers that are put on it before anything else is looked at, and what was found in them.
 
     `interpreter` is the path of its Python; `pinned` are the libraries of the managed environment that it has already
     (then `has_environment`), `visible` its other libraries that this Python sees, both by normalised name.
@@ -28,6 +29,9 @@ class BaseImage:
     source: ImageSource
     manifest: Manifest
     config: bytes
+    added: tuple[CachedLayer, ...]
+    contents: tuple[LayerContents, ...]
+    system: System
     interpreter: str
     target: Target
     has_environment: bool
@@ -35,8 +39,13 @@ class BaseImage:
     visible: Mapping[str, Library]
 
     def layer_files(self) -> list[tuple[Descriptor, Path]]:
-        """Return each layer and a local file of its blob."""
+        """Return each layer of the base itself and a local file of its blob."""
         return [(layer, self.source.layer_file(layer)) for layer in self.manifest.layers]
+
+    def with_layer(self, plan: BuildPlan, added: CachedLayer) -> BaseImage:
+        """Return the same base with one more layer on it. Raises BuildFailed."""
+        found = read_layer(lambda: added.path.open("rb"), added.layer.blob, plan.cache_dir / "bases")
+        return _described(plan, self.source, self.manifest, (*self.contents, found), (*self.added, added))
 
 
 def open_base(plan: BuildPlan, cache: Cache, resources: ExitStack) -> BaseImage:
@@ -48,13 +57,27 @@ def open_base(plan: BuildPlan, cache: Cache, resources: ExitStack) -> BaseImage:
     """
     source = _open_source(plan, cache, resources)
     manifest = source.manifest()
-    contents = Base.of(_contents(source, layer, plan.cache_dir / "bases") for layer in manifest.layers)
+    contents = tuple(_contents(source, layer, plan.cache_dir / "bases") for layer in manifest.layers)
+    return _described(plan, source, manifest, contents)
+
+
+def _described(
+    plan: BuildPlan,
+    source: ImageSource,
+    manifest: Manifest,
+    layers: tuple[LayerContents, ...],
+    added: tuple[CachedLayer, ...] = (),
+) -> BaseImage:
+    contents = Base.of(layers)
     interpreter, full_version = contents.python(plan.python_version)
     has_environment = contents.has_environment(plan.python_version)
     return BaseImage(
         source=source,
         manifest=manifest,
         config=source.config(manifest),
+        added=added,
+        contents=layers,
+        system=contents.system,
         interpreter=interpreter,
         target=checked_target(full_version, plan.architecture, contents.libc),
         has_environment=has_environment,

@@ -40,6 +40,7 @@ class Layer:
 
     `libraries` are (name, version) as in the libraries' own metadata. `folders` and `paths` (of files) are relative to
     where the layer's libraries are; `body` is the offset in the blob at which the files begin, behind the folders.
+    `title` is what people read of a layer without libraries.
     """
 
     blob: Descriptor
@@ -49,6 +50,7 @@ class Layer:
     folders: tuple[str, ...]
     paths: tuple[str, ...]
     body: int
+    title: str = ""
 
     def to_json(self) -> str:
         """Return the layer as JSON with a checksum of itself."""
@@ -72,6 +74,7 @@ class Layer:
             tuple(values["folders"]),
             tuple(values["paths"]),
             int(values["body"]),
+            str(values.get("title", "")),
         )
 
 

@@ -7,8 +7,6 @@ becomes a one-layer image. As root it takes about 40 s; any other user needs sub
 from __future__ import annotations
 
 import asyncio
-import gzip
-import hashlib
 import os
 import re
 import shutil
@@ -16,7 +14,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from image_registry.builds.oci.layout import LayoutRepository
@@ -31,6 +28,7 @@ from image_registry.builds.oci.manifest import (
 )
 from image_registry.builds.plan import host_platform
 from image_registry.builds.processes import machine_environment
+from image_registry.builds.targz import compress
 from image_registry.host import StartError
 from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
 
@@ -40,7 +38,6 @@ _CURRENT = "trixie"
 _OWNER = "debian-base"
 _PACKAGES = "python3,python3-pip,ca-certificates"
 _POLL_SECONDS = 0.2
-_CHUNK = 4 << 20
 _LEVEL = 3  # the layer stays on this machine, so speed goes before size
 _APT_SETTINGS = re.compile(r"^Acquire::(?:https?|ftp|Retries|Proxy)[^\n]*;$", re.MULTILINE | re.IGNORECASE)
 _SMALL_AND_QUICK = (
@@ -170,7 +167,7 @@ class DebianBase:
     def _pack(self, archive: Path, destination: Path) -> None:
         """Make an image of the archive, and put it in place."""
         layer_file = archive.with_name("layer.tar.gz")
-        diff_id, size, digest = _compress(archive, layer_file)
+        diff_id, size, digest = compress(archive, layer_file, _LEVEL)
         layer = Descriptor(OCI_LAYER_GZIP, digest, size)
         config = canonical_json(
             {
@@ -248,23 +245,3 @@ def _apt_settings() -> list[str]:
 def _cause(log: Path) -> str:
     lines = [line for line in last_lines(log, 20) if line.startswith("E:")]
     return (lines or last_lines(log, 1) or ["it says nothing"])[0].removeprefix("E:").strip()
-
-
-def _compress(archive: Path, path: Path) -> tuple[str, int, str]:
-    """Compress a file on all processors; return its digest, the compressed file's size, and that one's digest.
-
-    The result is one gzip member for each 4 MiB, which is as good a gzip file as any (RFC 1952, 2.2).
-    """
-    unpacked, packed, size = hashlib.sha256(), hashlib.sha256(), 0
-    threads = len(os.sched_getaffinity(0))
-    with archive.open("rb") as source, path.open("wb") as target, ThreadPoolExecutor(threads) as pool:
-        while batch := [chunk for chunk in (source.read(_CHUNK) for _ in range(2 * threads)) if chunk]:
-            for chunk, member in zip(batch, pool.map(_member, batch), strict=True):
-                unpacked.update(chunk)
-                packed.update(member)
-                size += target.write(member)
-    return f"sha256:{unpacked.hexdigest()}", size, f"sha256:{packed.hexdigest()}"
-
-
-def _member(chunk: bytes) -> bytes:
-    return gzip.compress(chunk, _LEVEL, mtime=0)

@@ -64,7 +64,9 @@ def _add_layers(image: dict[str, Any], base: Manifest, layers: Sequence[Layer]) 
 
 def _describe(layer: Layer) -> str:
     names = [f"{name} {version}" for name, version in layer.libraries]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "environment"
+    return (
+        ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or layer.title or "environment"
+    )
 
 
 def _add_environment(image: dict[str, Any], base: Manifest) -> None:

@@ -16,6 +16,7 @@ from image_registry.builds.destination import Repository, open_destination
 from image_registry.builds.image import compose
 from image_registry.builds.layer import Environment, environment_layer_key, wheel_layer_key, write_environment_layer
 from image_registry.builds.libraries import LibraryLayers
+from image_registry.builds.packages.install import with_packages
 from image_registry.builds.plan import (
     BuildFailed,
     BuildPlan,
@@ -66,9 +67,11 @@ class Build:
             return self._run_stages(resources)
 
     def _run_stages(self, resources: ExitStack) -> BuildResult:
+        base = self._base_with_packages(resources) if self._plan.packages else None
         with self._in_stage(Stage.RESOLVE):
             repository = _repository(self._plan, resources)
-            base, question = self._question(resources)
+            base = base or open_base(self._plan, self._cache, resources)
+            question = self._question(base)
             wheels = self._choose_wheels(question)
         with self._in_stage(Stage.FETCH):
             libraries = LibraryLayers(self._plan, self._cache, wheels)
@@ -111,17 +114,21 @@ class Build:
         self._stages.append((stage, seconds))
         self._listener.stage_done(stage, seconds)
 
-    def _question(self, resources: ExitStack) -> tuple[BaseImage, Question]:
+    def _base_with_packages(self, resources: ExitStack) -> BaseImage:
+        with self._in_stage(Stage.PACKAGES):
+            base = open_base(self._plan, self._cache, resources)
+            return with_packages(self._plan, base, self._cache, self._own, self._listener.line)
+
+    def _question(self, base: BaseImage) -> Question:
         if len(self._plan.requirements) > self._plan.limits.requirements:
             user_error(f"There are more than {self._plan.limits.requirements} requirements.")
         requirements = tuple(plain_requirement(requirement) for requirement in self._plan.requirements)
-        base = open_base(self._plan, self._cache, resources)
         self._listener.line(
             f"base {base.manifest.digest}: Python {base.target.python} at {base.interpreter}, "
             f"{base.target.uv_platform}, {len(base.visible)} libraries of its own, {len(base.pinned)} fixed"
         )
         pins = {name: library.version for name, library in base.pinned.items()}
-        return base, Question(requirements, pins, base.target)
+        return Question(requirements, pins, base.target)
 
     def _choose_wheels(self, question: Question) -> tuple[Wheel, ...]:
         """Return the wheels: those of the last build's lock while its question is still the same, else new ones."""
@@ -162,11 +169,12 @@ class Build:
 
     def _layers(self, base: BaseImage, libraries: LibraryLayers) -> list[CachedLayer]:
         below = len(base.manifest.layers)
-        layers = libraries.make(below)
-        if layers and not base.has_environment:
+        layers = libraries.make(below + len(base.added))
+        if (layers or base.added) and not base.has_environment:
             environment = Environment(base.target.python, base.interpreter, has_pip="pip" in base.visible)
             key = environment_layer_key(environment)
             layers.insert(0, self._cache.layer(key, lambda path: write_environment_layer(environment, path)))
+        layers = [*base.added, *layers]
         reused = sum(layer.reused for layer in layers)
         added = sum(layer.layer.blob.size for layer in layers) / 1e6
         self._listener.line(f"{len(layers)} layers on {below} of the base, {reused} of them reused, {added:.1f} MB")

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from image_registry.builds.packages.wanted import Confinement, SystemPackages
+
 _PYTHON = re.compile(r"3\.\d{1,2}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # OCI distribution specification, "Pulling manifests"
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -25,6 +27,7 @@ GIB = 1024**3
 class Stage(StrEnum):
     """The parts of a build, in their order. `record` is the caller's: storing the result."""
 
+    PACKAGES = "packages"
     RESOLVE = "resolve"
     FETCH = "fetch"
     LAYER = "layer"
@@ -177,6 +180,7 @@ class BuildPlan:
     Nothing outside `cache_dir` (shared by all builds of the machine), `work_dir` (a folder of its own in it is made
     and removed) and the destination is written.
     `lock` is the lock of the image's last good build: where it still fits, nothing is resolved anew.
+    `packages` are installed on the base first, within `confinement`.
 
     Raises ValueError for values that can't be right whoever asks. Requirements are judged by the build itself.
     """
@@ -196,6 +200,8 @@ class BuildPlan:
     registries: tuple[RegistryAccess, ...] = ()
     limits: Limits = Limits()
     lock: Lock | None = None
+    packages: SystemPackages | None = None
+    confinement: Confinement = field(default_factory=Confinement)
 
     def __post_init__(self) -> None:
         if not self.image_id:
@@ -242,6 +248,8 @@ class BuildPlan:
             "registries": tuple(RegistryAccess.from_json(access) for access in values["registries"]),
             "limits": Limits(**values["limits"]),
             "lock": lock_from_json(values["lock"]) if values["lock"] else None,
+            "packages": SystemPackages.from_json(values["packages"]) if values["packages"] else None,
+            "confinement": Confinement.from_json(values["confinement"]),
         }
         return cls(**values)
 

@@ -20,6 +20,7 @@ from typing import IO, Any
 from image_registry.builds.faults import as_failure
 from image_registry.builds.files import locked
 from image_registry.builds.lease import Lease
+from image_registry.builds.packages.control_group import remove_abandoned_groups, remove_group
 from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Stage
 from image_registry.builds.processes import machine_environment, oom_kills
 
@@ -91,12 +92,18 @@ def leftovers(work_dir: Path) -> list[Path]:
 
 
 def remove_leftovers(work_dir: Path) -> int:
-    """Remove them; return how many. Safe while other builds run."""
-    return sum(_is_nobodys(folder, remove_leftover) for folder in work_dir.glob(f"{_FOLDER}*"))
+    """Remove them; return how many. Safe while other builds run.
+
+    Their control groups go with them, and with those whatever still runs in them.
+    """
+    removed = sum(_is_nobodys(folder, remove_leftover) for folder in work_dir.glob(f"{_FOLDER}*"))
+    remove_abandoned_groups(work_dir)
+    return removed
 
 
 def remove_leftover(folder: Path) -> None:
     """Remove one."""
+    remove_group(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -123,6 +130,7 @@ def _own_folder(work_dir: Path) -> Iterator[tuple[Path, int]]:
         with locked(folder / ".lock") as lock:
             yield folder, lock or 0
     finally:
+        remove_group(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 

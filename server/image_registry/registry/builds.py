@@ -10,7 +10,7 @@ from uuid import UUID
 from image_registry import limits
 from image_registry.codec import decode_definition, encode_definition
 from image_registry.errors import Reason, RegistryError, Resource, image_not_found
-from image_registry.lifecycle import BUILDING
+from image_registry.lifecycle import BUILDING, CLAIMABLE
 from image_registry.models import (
     BuildReport,
     ImageDefinition,
@@ -33,6 +33,7 @@ from image_registry.telemetry.catalogue import BUILDS
 log = logging.getLogger(__name__)
 
 MAX_FAULTS = 5  # attempts that may fail for passing reasons before a build is given up
+WAITS_FOR_ENGINE = "waits for a worker that can install system packages"
 MAX_ATTEMPTS = 25  # attempts of a build, those lost with their workers too: maybe it is the build that ends workers
 
 
@@ -57,13 +58,15 @@ class Builds:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def claim(self, *, agent_id: UUID, lease: float) -> Claim | None:
+    async def claim(self, *, agent_id: UUID, lease: float, packages: bool = False) -> Claim | None:
         """Take the next job that may run, for `lease` seconds; None: nothing to do at the moment.
+
+        `packages`: the worker can install system packages; others are not given builds that want some.
 
         A user's image is recorded with the tag of the base that it is really built on, which another deployment, or
         a cancelled rebuild, may have left at another tag than was wanted.
         """
-        claim = partial(jobs.claim, agent_id=agent_id, lease=lease, max_attempts=MAX_ATTEMPTS)
+        claim = partial(jobs.claim, agent_id=agent_id, lease=lease, max_attempts=MAX_ATTEMPTS, packages=packages)
         claimed = await self._db.write_once(claim)
         if claimed is None:
             return None
@@ -159,6 +162,20 @@ class Builds:
         await self._outdate_children()
         return lost
 
+    async def report_worker(self, agent_id: UUID, *, packages: bool) -> None:
+        """Note that a worker is there, and whether it can install system packages."""
+        await self._db.write(lambda conn: jobs.worker_seen(conn, agent_id, packages=packages))
+
+    async def judge_waiting(self, *, silence: float, patience: float) -> int:
+        """Builds that need what no worker can do: say so when none was seen for `silence` seconds, and end them when
+        none was for `patience` seconds. Returns how many were ended.
+        """
+        await self._db.write(partial(jobs.show_waiting, silence=silence, progress=WAITS_FOR_ENGINE))
+        waiting = await self._db.read(lambda conn: jobs.without_engine(conn, patience))
+        for job in waiting:
+            await self._db.write(partial(_end_waiting, seen=job, patience=patience))
+        return len(waiting)
+
     async def record_outside_build(
         self, name: str, *, succeeded: bool, libraries: tuple[PipLibrary, ...], job_id: UUID | None = None
     ) -> None:
@@ -212,6 +229,17 @@ async def _end_hopeless(conn: Connection, seen: StoredJob) -> BuildReport | None
     report = CANCELLED if job.cancel_requested else _gave_up(job.attempt, "its worker was lost")
     await end_build(conn, job, image, report)
     return report
+
+
+async def _end_waiting(conn: Connection, seen: StoredJob, patience: float) -> None:
+    await images.hold_platform_tag(conn)
+    image = await images.lock_by_id(conn, seen.image_id)
+    job = await jobs.lock(conn, seen.id)
+    if job.status not in CLAIMABLE:
+        return
+    text = f"no worker that can install system packages was there for {patience:g} s: see `image-registry doctor`"
+    report = BuildReport(Outcome.FAILED, TerminationReason.INTERNAL_ERROR, text)
+    await end_build(conn, job, image, CANCELLED if job.cancel_requested else report)
 
 
 def _gave_up(attempts: int, last: str) -> BuildReport:

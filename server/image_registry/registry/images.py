@@ -101,9 +101,8 @@ class Images:
             definition=encode_definition(definition),
         )
 
-        row = NewImageRow(
-            image, system_image_name(wanted.python_version), definition.repo_uri, creator, tracing.traceparent()
-        )
+        base, needs_packages = system_image_name(wanted.python_version), bool(wanted.package_requirements)
+        row = NewImageRow(image, base, definition.repo_uri, creator, needs_packages, tracing.traceparent())
 
         async def remembered(conn: Connection) -> CreatedImage:
             base_id, job = await images.create_on_current_base(
@@ -114,6 +113,7 @@ class Images:
                 priority=Priority.INTERACTIVE,
                 creator=creator,
                 traceparent=row.traceparent,
+                needs_packages=needs_packages,
                 request=request,
             )
             if base_id is None:
@@ -126,7 +126,12 @@ class Images:
             base_id = await ensure_system_image(conn, self._config, wanted.python_version)
             on_base = replace(image, base_image_id=base_id)
             job = await images.create(
-                conn, on_base, repository=definition.repo_uri, priority=Priority.INTERACTIVE, creator=creator
+                conn,
+                on_base,
+                repository=definition.repo_uri,
+                priority=Priority.INTERACTIVE,
+                creator=creator,
+                needs_packages=needs_packages,
             )
             if job is None:  # to be raised in here: the system image isn't made for nothing either
                 raise _already_exists(wanted.name)

@@ -41,6 +41,7 @@ async def start_rebuild(
         repository=definition.repo_uri,
         definition=encode_definition(definition),
         creator=creator,
+        needs_packages=bool(definition.package_requirements),
     )
     return replace(image, status=ImageStatus.REBUILDING), job
 

@@ -3,7 +3,7 @@
 grant usage on schema public to {role};
 grant select on status_transitions, schema_migrations to {role};
 grant select, update on registry to {role};
-grant select, insert, update, delete on images, image_libraries, job_logs to {role};
+grant select, insert, update, delete on images, image_libraries, job_logs, workers to {role};
 grant select, insert, delete on create_requests to {role};
 grant select, insert, update on jobs to {role};
 grant select, update (last_used_at) on api_keys to {role};

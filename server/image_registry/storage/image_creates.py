@@ -44,6 +44,7 @@ class NewImageRow:
     base: str
     repository: str
     creator: str
+    needs_packages: bool
     traceparent: str = ""
 
 
@@ -127,6 +128,7 @@ class ImageCreates:
                 priority=Priority.INTERACTIVE,
                 creator=row.creator,
                 traceparent=row.traceparent,
+                needs_packages=row.needs_packages,
             )
         )
         found = None if job is None else (job.uuid, job.created_at)
@@ -136,7 +138,10 @@ class ImageCreates:
         found = await self._db.write_once(
             lambda conn: images.create_several(
                 conn,
-                [(w.row.image, w.row.base, w.row.repository, w.row.creator, w.row.traceparent) for w in batch],
+                [
+                    (w.row.image, w.row.base, w.row.repository, w.row.creator, w.row.needs_packages, w.row.traceparent)
+                    for w in batch
+                ],
                 priority=Priority.INTERACTIVE,
             )
         )

@@ -61,10 +61,16 @@ async def build_lock(conn: Connection, name: str) -> BuildLock | None:
 
 
 async def create(
-    conn: Connection, image: StoredImage, *, repository: str, priority: Priority, creator: str = ""
+    conn: Connection,
+    image: StoredImage,
+    *,
+    repository: str,
+    priority: Priority,
+    creator: str = "",
+    needs_packages: bool = False,
 ) -> StoredJob | None:
     """Write a new image (its `id` is chosen here) and its first build job; None: the name is taken."""
-    values = _new(image, repository, priority, creator) | {
+    values = _new(image, repository, priority, creator, needs_packages) | {
         "role": image.role,
         "base_image_id": image.base_image_id,
         "traceparent": tracing.traceparent(),
@@ -81,6 +87,7 @@ async def create_on_current_base(
     repository: str,
     priority: Priority,
     creator: str,
+    needs_packages: bool = False,
     traceparent: str = "",
     request: RequestKey | None = None,
 ) -> tuple[int | None, StoredJob | None]:
@@ -90,7 +97,7 @@ async def create_on_current_base(
     an id without a job: the name is taken. With `request` the answer is remembered in the same statement; raises
     KnownRequestError for a known one.
     """
-    values = _new(image, repository, priority, creator) | {"base": base, "traceparent": traceparent}
+    values = _new(image, repository, priority, creator, needs_packages) | {"base": base, "traceparent": traceparent}
     statement = _SQL["create_on_current_base"]
     if request is not None:
         statement = _SQL["create_once_on_current_base"]
@@ -105,10 +112,10 @@ async def create_on_current_base(
 
 
 async def create_several(
-    conn: Connection, rows: Sequence[tuple[StoredImage, str, str, str, str]], *, priority: Priority
+    conn: Connection, rows: Sequence[tuple[StoredImage, str, str, str, bool, str]], *, priority: Priority
 ) -> dict[str, tuple[bool, NewJob | None]]:
-    """Write new users' images (each with base, repository, creator and traceparent) as `create_on_current_base`
-    does, all in one statement. Names and tags of the platform: each name once, one tag.
+    """Write new users' images (each with base, repository, creator, whether it needs packages, and traceparent) as
+    `create_on_current_base` does, all in one statement. Each name once, all at one tag of the platform.
 
     Returns, by name, whether there is such a base, and the job if the name was free.
     """
@@ -118,9 +125,10 @@ async def create_several(
         "names": [image.name for image in new],
         "python_versions": [image.python_version for image in new],
         "definitions": [image.definition for image in new],
-        "bases": [base for _, base, _, _, _ in by_name],
-        "repositories": [repository for _, _, repository, _, _ in by_name],
-        "creators": [creator for _, _, _, creator, _ in by_name],
+        "bases": [base for _, base, *_ in by_name],
+        "repositories": [repository for _, _, repository, *_ in by_name],
+        "creators": [creator for _, _, _, creator, *_ in by_name],
+        "needs_packages": [needs_packages for *_, needs_packages, _ in by_name],
         "traceparents": [traceparent for *_, traceparent in by_name],
         "platform_tag": new[0].platform_tag,
         "priority": priority,
@@ -132,7 +140,7 @@ async def create_several(
     }
 
 
-def _new(image: StoredImage, repository: str, priority: Priority, creator: str) -> dict[str, Any]:
+def _new(image: StoredImage, repository: str, priority: Priority, creator: str, needs_packages: bool) -> dict[str, Any]:
     return {
         "name": image.name,
         "python_version": image.python_version,
@@ -141,6 +149,7 @@ def _new(image: StoredImage, repository: str, priority: Priority, creator: str) 
         "repository": repository,
         "priority": priority,
         "creator": creator,
+        "needs_packages": needs_packages,
     }
 
 

@@ -37,8 +37,8 @@ with image as (
     on conflict (name) do nothing
     returning id, name, definition, creator
 )
-insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator, traceparent)
-select 1, %(priority)s, id, name, %(repository)s, definition, creator, %(traceparent)s from image
+insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator, needs_packages, traceparent)
+select 1, %(priority)s, id, name, %(repository)s, definition, creator, %(needs_packages)s, %(traceparent)s from image
 returning {job}
 
 -- part: new_on_base
@@ -50,8 +50,8 @@ base as (
     on conflict (name) do nothing
     returning id, name, definition, creator
 ), j as (
-    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator, traceparent)
-    select 1, %(priority)s, id, name, %(repository)s, definition, creator, %(traceparent)s from image
+    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator, needs_packages, traceparent)
+    select 1, %(priority)s, id, name, %(repository)s, definition, creator, %(needs_packages)s, %(traceparent)s from image
     returning *
 )
 
@@ -77,8 +77,8 @@ with {new_on_base}, remembered as (
 with new as (
     select * from unnest(
         %(names)s::text[], %(python_versions)s::text[], %(bases)s::text[], %(repositories)s::text[],
-        %(creators)s::text[], %(traceparents)s::text[], %(definitions)b::bytea[]
-    ) as new (name, python_version, base, repository, creator, traceparent, definition)
+        %(creators)s::text[], %(needs_packages)s::boolean[], %(traceparents)s::text[], %(definitions)b::bytea[]
+    ) as new (name, python_version, base, repository, creator, needs_packages, traceparent, definition)
 ), base as (
     select id, name from images
     where name = any (%(bases)s::text[]) and platform_tag = %(platform_tag)s and status <> 4
@@ -89,8 +89,9 @@ with new as (
     on conflict (name) do nothing
     returning id, name, definition, creator
 ), j as (
-    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator, traceparent)
-    select 1, %(priority)s, image.id, image.name, new.repository, image.definition, image.creator, new.traceparent
+    insert into jobs (kind, priority, image_id, image_name, repository, definition, creator, needs_packages, traceparent)
+    select 1, %(priority)s, image.id, image.name, new.repository, image.definition, image.creator,
+        new.needs_packages, new.traceparent
     from image join new on new.name = image.name
     returning image_name, uuid, created_at
 )

@@ -50,6 +50,7 @@ async def insert(
     repository: str,
     definition: bytes | None = None,
     creator: str = "",
+    needs_packages: bool = False,
 ) -> StoredJob:
     """Queue a job for `creator`; a build with the `definition` that it is to make."""
     values = {
@@ -61,6 +62,7 @@ async def insert(
         "definition": definition,
         "creator": creator,
         "traceparent": tracing.traceparent(),
+        "needs_packages": needs_packages,
     }
     cursor = await conn.execute(_SQL["insert"], values)
     return to_job(present(await cursor.fetchone()))
@@ -78,9 +80,12 @@ class Claimed:
     base_digest: str
 
 
-async def claim(conn: Connection, *, agent_id: UUID, lease: float, max_attempts: int) -> Claimed | None:
-    """Take the next job that may run, for `lease` seconds; None: there is none at the moment. Not for a transaction."""
-    values = {"agent_id": agent_id, "lease": lease, "max_attempts": max_attempts}
+async def claim(conn: Connection, *, agent_id: UUID, lease: float, max_attempts: int, packages: bool) -> Claimed | None:
+    """Take the next job that may run, for `lease` seconds; None: there is none at the moment. Not for a transaction.
+
+    `packages`: also builds that install system packages.
+    """
+    values = {"agent_id": agent_id, "lease": lease, "max_attempts": max_attempts, "packages": packages}
     while True:
         try:
             row = await (await conn.execute(_SQL["claim"], values)).fetchone()
@@ -170,6 +175,23 @@ async def expire_leases(conn: Connection) -> int:
 async def hopeless(conn: Connection, max_attempts: int) -> list[StoredJob]:
     """RECONCILING jobs that must end: cancelled meanwhile, or begun `max_attempts` times."""
     cursor = await conn.execute(_SQL["hopeless"], {"max_attempts": max_attempts})
+    return [to_job(row) for row in await cursor.fetchall()]
+
+
+async def worker_seen(conn: Connection, agent_id: UUID, *, packages: bool) -> None:
+    """Note that a worker is there, and whether it can install system packages."""
+    await conn.execute(_SQL["worker_seen"], {"agent_id": agent_id, "packages": packages})
+    await conn.execute(_SQL["forget_workers"])
+
+
+async def show_waiting(conn: Connection, *, silence: float, progress: str) -> None:
+    """Show `progress` of builds that need a worker with packages, if none was seen for `silence` seconds."""
+    await conn.execute(_SQL["show_waiting"], {"silence": silence, "progress": progress})
+
+
+async def without_engine(conn: Connection, patience: float) -> list[StoredJob]:
+    """Builds that have waited for a worker with packages for `patience` seconds, in which none was seen."""
+    cursor = await conn.execute(_SQL["without_engine"], {"patience": patience})
     return [to_job(row) for row in await cursor.fetchall()]
 
 

@@ -31,13 +31,15 @@ select {job} from jobs j where j.id = %(id)s for update
 select {job} from jobs j where j.image_id = %(image_id)s and j.kind = 1 and j.status in (1, 2, 5, 7) for update
 
 -- name: insert
-insert into jobs as j (kind, priority, image_id, image_name, repository, definition, creator, traceparent)
+insert into jobs as j (
+    kind, priority, image_id, image_name, repository, definition, creator, needs_packages, traceparent
+)
 values (%(kind)s, %(priority)s, %(image_id)s, %(image_name)s, %(repository)s, %(definition)s, %(creator)s,
-    %(traceparent)s)
+    %(needs_packages)s, %(traceparent)s)
 returning {job}
 
--- The oldest job of the lowest priority number that may run. The base comes from the same snapshot as that judgement,
--- so that it is one that can be built on.
+-- The oldest job of the lowest priority number that may run, and that this worker can do. The base comes from the same
+-- snapshot as that judgement, so that it is one that can be built on.
 -- name: claim
 with candidate as (
     select j.id, i.lock, i.base_digest, b.id as base_id, b.name as base_name, b.role as base_role, b.status as base_status,
@@ -45,7 +47,7 @@ with candidate as (
     from jobs j
     left join images i on i.id = j.image_id and j.kind = 1
     left join images b on b.id = i.base_image_id
-    where {may_run}
+    where {may_run} and (%(packages)s or not j.needs_packages)
     order by j.priority, j.id limit 1 for update of j skip locked
 )
 update jobs j set status = 1, attempt = j.attempt + 1, agent_id = %(agent_id)s,
@@ -121,6 +123,29 @@ returning id
 -- name: hopeless
 select {head} from jobs j
 where (j.status = 7 and j.cancel_requested) or ({given_up}) order by j.id
+
+-- name: worker_seen
+insert into workers (agent_id, packages) values (%(agent_id)s, %(packages)s)
+on conflict (agent_id) do update set packages = excluded.packages, seen_at = now()
+
+-- name: forget_workers
+delete from workers where seen_at < now() - interval '1 day'
+
+-- Says of builds that wait for a worker with certain capabilities that they do, while there is none.
+-- name: show_waiting
+update jobs set progress = %(progress)s
+where status in (5, 7) and needs_packages and run_after <= now() and progress <> %(progress)s and not exists (
+    select from workers where packages and seen_at > now() - make_interval(secs => %(silence)s)
+)
+
+-- Builds that no worker there is could do, none having been seen that can for so long.
+-- name: without_engine
+select {head} from jobs j
+where j.status in (5, 7) and j.needs_packages
+    and j.run_after < now() - make_interval(secs => %(patience)s) and not exists (
+        select from workers where packages and seen_at > now() - make_interval(secs => %(patience)s)
+    )
+order by j.id
 
 -- Newest first. With statuses each one is read by index and the pieces are merged, so that rare ones cost no more.
 -- name: page

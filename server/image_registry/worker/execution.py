@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from image_registry.builds.credentials import Keyring
 from image_registry.builds.faults import UnavailableError, as_failure
 from image_registry.builds.lease import Lease
 from image_registry.builds.oci.reference import RegistryReference, parse_reference
+from image_registry.builds.packages.wanted import Confinement, Manager, SystemPackages
 from image_registry.builds.plan import (
     BuildFailed,
     BuildPlan,
@@ -31,6 +32,7 @@ from image_registry.models import (
     ImageDefinition,
     JobKind,
     Outcome,
+    PackageType,
     PipLibrary,
     StoredImage,
     StoredJob,
@@ -49,7 +51,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BuilderConfig:
-    """Where builds work and what they may use. `registry_id` tells this registry's repositories from others'."""
+    """Where builds work and what they may use. `registry_id` tells this registry's repositories from others'.
+
+    `obstacle` says why this worker can't install system packages; '': it can, within `confinement`.
+    """
 
     registry_id: UUID
     home: Home
@@ -58,6 +63,8 @@ class BuilderConfig:
     work_dir: Path
     index: PackageIndex
     limits: Limits
+    confinement: Confinement = field(default_factory=Confinement)
+    obstacle: str = ""
 
 
 class Executor:
@@ -74,7 +81,7 @@ class Executor:
             return await self._delete(claim.job)
         if claim.definition is None:
             raise ValueError(f"build job {claim.job.uuid} has no definition")
-        if refusal := _refusal(claim.definition, claim.base):
+        if refusal := _refusal(claim.definition, claim.base, self._config.obstacle):
             return BuildReport(Outcome.FAILED, *refusal)
         progress, stages = Progress(self._builds, self._logs, claim.job), Stages()
 
@@ -123,6 +130,8 @@ class Executor:
             registries=registries,
             limits=config.limits,
             lock=lock_from_json(json.loads(claim.lock_file)) if claim.lock_file else None,
+            packages=_packages(definition),
+            confinement=config.confinement,
         )
 
     async def _delete(self, job: StoredJob) -> BuildReport:
@@ -154,15 +163,24 @@ def _pullable(base: StoredImage) -> str:
     return f"{decode_definition(base.definition).repo_uri}:latest"
 
 
-def _refusal(definition: ImageDefinition, base: StoredImage | None) -> tuple[TerminationReason, str] | None:
+def _packages(definition: ImageDefinition) -> SystemPackages | None:
+    if not definition.package_requirements:
+        return None
+    manager = {PackageType.APT: Manager.APT, PackageType.ROCKYLINUX: Manager.YUM}
+    return SystemPackages(
+        manager=manager[definition.package_requirements[0].package_type],
+        packages=tuple((wanted.name, wanted.version) for wanted in definition.package_requirements),
+    )
+
+
+def _refusal(
+    definition: ImageDefinition, base: StoredImage | None, obstacle: str
+) -> tuple[TerminationReason, str] | None:
     """Why this worker won't even start the build: reason and cause."""
     if base is not None and not base_is_usable(base):
         return TerminationReason.INTERNAL_ERROR, f"the base image {base.name} could not be built: see its job"
-    if definition.package_requirements:
-        return (
-            TerminationReason.INTERNAL_ERROR,
-            "this worker installs pip libraries only: it has no engine for system packages",
-        )
+    if definition.package_requirements and obstacle:
+        return TerminationReason.INTERNAL_ERROR, f"this worker can't install system packages: {obstacle}"
     return None
 
 

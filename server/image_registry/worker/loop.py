@@ -45,12 +45,17 @@ class PassingFaultError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """Durations in seconds. `drain` is what jobs under way get at shutdown before they are handed back."""
+    """Durations in seconds. `drain` is what jobs under way get at shutdown before they are handed back.
+
+    `packages`: this worker can install system packages. A build that no worker can do waits for `patience`.
+    """
 
     concurrency: int
     lease: float
     poll: float
     drain: float
+    packages: bool = False
+    patience: float = 600.0
 
 
 Execute = Callable[[Claim, Lease], Awaitable[BuildReport]]
@@ -109,7 +114,9 @@ class Worker:
         while len(self._running) < self._config.concurrency and not stop.is_set() and clock() >= self._rests_until:
             sure_until = clock() + self._config.lease * LEASE_MARGIN
             try:
-                claim = await self._builds.claim(agent_id=self.agent_id, lease=self._config.lease)
+                claim = await self._builds.claim(
+                    agent_id=self.agent_id, lease=self._config.lease, packages=self._config.packages
+                )
             except RegistryError as error:
                 log.warning("no look at the queue: %s", error)
                 return
@@ -271,9 +278,13 @@ class Worker:
         self._wake.set()
 
     async def _reconcile(self) -> None:
-        """Free the jobs of workers that fell silent."""
+        """Say that this worker is there, free the jobs of workers that fell silent, end what nobody can do."""
+        config = self._config
         while True:
             try:
+                await self._builds.report_worker(self.agent_id, packages=config.packages)
+                if ended := await self._builds.judge_waiting(silence=config.lease, patience=config.patience):
+                    log.warning("%d builds ended: no worker could install their system packages", ended)
                 if lost := await self._builds.reconcile():
                     LEASES_TAKEN_OVER.add(amount=lost)
                     log.warning("%d jobs of silent workers are free again", lost)

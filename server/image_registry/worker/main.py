@@ -11,6 +11,8 @@ from pathlib import Path
 from image_registry import limits
 from image_registry.builds.cache import size as cache_size
 from image_registry.builds.credentials import Keyring, Login
+from image_registry.builds.packages.engine import look_at_machine
+from image_registry.builds.packages.wanted import Confinement
 from image_registry.builds.plan import Limits, PackageIndex
 from image_registry.builds.repositories.home import Home, HomeFaultError
 from image_registry.builds.repositories.opening import CLOUDS, open_home
@@ -48,6 +50,8 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
         work_dir=_made(places.work_dir),
         index=_index(settings),
         limits=Limits(seconds=settings.build_timeout, memory_bytes=settings.build_memory),
+        confinement=confinement(settings),
+        obstacle=_obstacle(settings, _made(places.work_dir)),
     )
     logs = JobLogs(db, settings.log_retention)
     executor = Executor(config, Builds(db), logs)
@@ -59,6 +63,8 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
             lease=settings.lease,
             poll=settings.poll,
             drain=settings.drain_timeout,
+            packages=not config.obstacle,
+            patience=settings.package_patience,
         ),
     )
     ready(str(worker.agent_id))
@@ -121,6 +127,31 @@ def keyring_of(settings: Settings) -> Keyring:
         clouds=CLOUDS,
         least_life=settings.build_timeout,
     )
+
+
+def confinement(settings: Settings) -> Confinement:
+    """What installing system packages may use and reach."""
+    return Confinement(
+        required=settings.system_packages == "confined",
+        seconds=settings.package_timeout,
+        memory_bytes=settings.package_memory,
+        cpus=settings.package_cpus,
+        processes=settings.package_processes,
+        disk_bytes=settings.package_disk,
+        egress_allowed=settings.package_egress_allowed,
+        egress_denied=settings.package_egress_denied,
+    )
+
+
+def _obstacle(settings: Settings, work_dir: Path) -> str:
+    if settings.system_packages == "off":
+        return "it is switched off (IMAGE_REGISTRY_SYSTEM_PACKAGES)"
+    check = look_at_machine(confinement(settings), work_dir)
+    if check.obstacle:
+        log.warning("no system packages here: %s", check.obstacle)
+    for gap in check.gaps:
+        log.warning("system packages are installed here, but %s", gap)
+    return check.obstacle
 
 
 def _index(settings: Settings) -> PackageIndex:

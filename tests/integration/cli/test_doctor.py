@@ -76,14 +76,16 @@ async def test_nothing_is_there(tmp_path: Path) -> None:
         http_address=f"127.0.0.1:{free_port()}",
         base_images=f"3.11=oci:{tmp_path}/nowhere",
         data_dir=tmp_path,
+        system_packages="off",
     )
     assert report.code == 1
+    assert "system packages are switched off" in report.line("packages")
     assert [report.line(part)[:6] for part in ("server", "gateway", "database", "base images")] == ["BROKEN"] * 4
     assert "→ start the product with `image-registry up`" in report.text
     assert "→ start it: `image-registry gateway`" in report.text
     assert "→ set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up`" in report.text
     assert "→ make them reachable, or correct IMAGE_REGISTRY_BASE_IMAGES" in report.text
-    assert report.text.endswith("error: 4 of 8 checks found something broken\n")
+    assert report.text.endswith("error: 4 of 9 checks found something broken\n")
 
 
 async def test_a_database_without_the_schema(postgres_server: str, base: str, tmp_path: Path) -> None:

@@ -148,6 +148,16 @@ def check_trace(conn: psycopg.Connection) -> None:
     assert conn.execute("select substr(traceparent, 4, 6) from jobs").fetchall() == [("4bf92f",)]
 
 
+def write_capabilities(conn: psycopg.Connection) -> None:
+    conn.execute("insert into workers (agent_id, packages) values (%s, true)", [JOB])
+    conn.execute("update jobs set needs_packages = true")
+
+
+def check_capabilities(conn: psycopg.Connection) -> None:
+    assert conn.execute("select agent_id::text, packages from workers").fetchall() == [(JOB, True)]
+    assert conn.execute("select needs_packages from jobs").fetchall() == [(True,)]
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -163,6 +173,7 @@ DATA = {
     7: Data(write_base, check_base),
     8: Data(write_counts, check_counts),
     9: Data(write_trace, check_trace),
+    10: Data(write_capabilities, check_capabilities),
 }
 
 
