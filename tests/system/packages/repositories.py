@@ -51,7 +51,7 @@ Stands for the shell.
 @contextlib.contextmanager
 def address(text: str) -> Iterator[None]:
     """Let the machine have one more address of its own for a while."""
-    subprocess.run(["ip", "address", "add", f"{text}/32", "dev", "lo"], check=True, capture_output=True)
+    subprocess.run(["ip", "address", "replace", f"{text}/32", "dev", "lo"], check=True, capture_output=True)
     try:
         yield
     finally:
