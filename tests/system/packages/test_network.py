@@ -1,9 +1,11 @@
 """What a sandbox can reach: rules in a network of its own, tried from inside."""
 
 import json
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 from image_registry.builds.packages.engine import look_at_machine
 from image_registry.builds.packages.sandbox import Sandbox, Step
@@ -47,6 +49,17 @@ def test_machine_and_metadata_are_out_of_reach(apt: AptRepository, tmp_path: Pat
     with serve(_Quiet) as on_loopback, address(METADATA), served(tmp_path, METADATA) as metadata:
         targets = [on_loopback, f"198.18.77.2:{on_loopback.rpartition(':')[2]}", metadata, apt.location]
         assert reached(tmp_path, targets) == []
+
+
+def test_named_networks_of_the_machine_stay(apt: AptRepository, tmp_path: Path) -> None:
+    """Those of other containers, whose mounts a sandbox could take along when it goes."""
+    name = f"test-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        assert reached(tmp_path, [apt.location], egress_allowed=(apt.location,)) == [apt.location]
+        subprocess.run(["ip", "netns", "exec", name, "true"], check=True)
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 def test_an_exception_is_for_its_port_alone(apt: AptRepository, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ _DENIED = (
     *("100.100.100.200", "168.63.129.16", "192.0.0.192"),  # metadata: Alibaba, Azure, Oracle
     _NETWORK,
 )
+# As root slirp4netns 1.2 takes mounts away that it shares with the machine, named network namespaces (those of other
+# containers) among them. A user namespace of another user shares none.
+_OWN_MOUNTS = ("unshare", "--mount", "--propagation=private") if os.geteuid() == 0 else ()
 
 
 class NoNetworkError(Exception):
@@ -76,6 +79,7 @@ def way_out(pid: int) -> Iterator[None]:
     ready, ready_writer = os.pipe()
     process = subprocess.Popen(
         [
+            *_OWN_MOUNTS,
             *("slirp4netns", "--configure", "--mtu=65520", f"--cidr={_NETWORK}", "--disable-host-loopback"),
             *("--enable-sandbox", "--enable-seccomp", f"--ready-fd={ready_writer}"),
             *("--netns-type=path", f"--userns-path=/proc/{pid}/ns/user", f"/proc/{pid}/ns/net", "tap0"),
