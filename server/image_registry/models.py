@@ -168,10 +168,12 @@ class StoredImage:
 
 
 class BuildLock(NamedTuple):
-    """What a build was made of: its manifest's digest, and its lock (`builds.plan.Lock` as JSON). '': not known."""
+    """What a build was made of: its manifest's digest, its lock (`builds.plan.Lock` as JSON), and the digest of its
+    base. '': not known."""
 
     digest: str
     lock_file: str
+    base_digest: str
 
 
 class PublishedImage(NamedTuple):

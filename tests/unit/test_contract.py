@@ -194,6 +194,7 @@ MESSAGES = """
     rime.GetImageLockResponse
         1 string digest
         2 repeated rime.LockedLibrary libraries
+        3 string base_digest
     rime.LockedLibrary
         1 string name
         2 string version

@@ -25,4 +25,4 @@ class ImageLocks(ImageLocksServicer):
         """What exactly the last good build put into an image."""
         found = await self._images.lock(validation.image_name(request.name))
         libraries = (pb.LockedLibrary(**library) for library in json.loads(found.lock_file)["libraries"])
-        return pb.GetImageLockResponse(digest=found.digest, libraries=libraries)
+        return pb.GetImageLockResponse(digest=found.digest, libraries=libraries, base_digest=found.base_digest)

@@ -83,6 +83,26 @@ def get(connection: Connection, name: str, output: str) -> None:
 
 @images.command()
 @click.argument("name", shell_complete=complete_image)
+@output_option
+@connection_options
+def lock(connection: Connection, name: str, output: str) -> None:
+    """Show what exactly was put into an image.
+
+    Every wheel of its last good build with its hash, as a requirements file that pip takes; what the base image
+    brought along is not part of it.
+
+    \b
+    Example:
+      image-registry images lock vision > requirements.txt && pip install --no-deps --require-hashes -r requirements.txt
+    """
+    with connection.told(), connection.client() as client:
+        found = client.get_image_lock(name)
+    heading = [f"# {name} {found.digest}", f"# on {found.base_digest or 'a base that was not recorded'}"]
+    print_one(found, output, name=name, table=lambda: [*heading, *map(str, found.libraries)])
+
+
+@images.command()
+@click.argument("name", shell_complete=complete_image)
 @click.option(
     "--wait-timeout",
     type=click.FloatRange(min=0),

@@ -20,6 +20,7 @@ from image_registry.client.logs import LogText
 from image_registry.client.models import (
     CreateImageResult,
     FoundImage,
+    ImageLock,
     JobMetadata,
     JobStatus,
     ManagedImage,
@@ -143,6 +144,13 @@ class AsyncImageRegistryClient(base.ClientBase):
     async def get_image(self, name: str) -> ManagedImage:
         """One image with its children. Raises NotFoundError."""
         return await self._perform(calls.get_image(name))
+
+    async def get_image_lock(self, name: str) -> ImageLock:
+        """Every wheel that the image's last good build put into it, with its hash.
+
+        Raises NotFoundError, FailedPreconditionError for an image that this service has not built yet.
+        """
+        return await self._perform(calls.get_image_lock(name))
 
     def list_images(
         self, pip_libraries: Iterable[str | PipLibraryFilter] = (), *, page_size: int = 0

@@ -9,13 +9,14 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
-from ri.api.imageregistry import image_finder_pb2, job_logs_pb2, job_status_pb2, jobs_pb2
+from ri.api.imageregistry import image_finder_pb2, image_lock_pb2, job_logs_pb2, job_status_pb2, jobs_pb2
 from ri.api.imageregistry import image_registry_pb2 as pb
 
 from image_registry.client import convert
 from image_registry.client.models import (
     CreateImageResult,
     FoundImage,
+    ImageLock,
     JobMetadata,
     JobStatus,
     ManagedImage,
@@ -104,6 +105,16 @@ def get_image(name: str) -> Call[ManagedImage]:
         return convert.image_from(pb.GetImageResponse.FromString(data).image)
 
     return Call("/rime.ImageRegistry/GetImage", pb.GetImageRequest(name=name), read, Safety.REPEATABLE)
+
+
+def get_image_lock(name: str) -> Call[ImageLock]:
+    """GetImageLock."""
+
+    def read(data: bytes) -> ImageLock:
+        return convert.lock_from(image_lock_pb2.GetImageLockResponse.FromString(data))
+
+    request = image_lock_pb2.GetImageLockRequest(name=name)
+    return Call("/rime.ImageLocks/GetImageLock", request, read, Safety.REPEATABLE)
 
 
 def list_images(filters: Iterable[PipLibraryFilter], page_size: int, page_token: str) -> Call[Page[ManagedImage]]:

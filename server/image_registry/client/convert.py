@@ -6,17 +6,19 @@ from datetime import UTC, datetime
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from ri.api.imageregistry import image_finder_pb2, jobs_pb2
+from ri.api.imageregistry import image_finder_pb2, image_lock_pb2, jobs_pb2
 from ri.api.imageregistry import image_registry_pb2 as pb
 
 from image_registry.client.models import (
     ArchivedJobLogs,
     FoundImage,
+    ImageLock,
     ImageReference,
     ImageStatus,
     JobMetadata,
     JobStatus,
     JobType,
+    LockedLibrary,
     ManagedImage,
     PackageRequirement,
     PackageType,
@@ -53,6 +55,12 @@ def found_from(message: image_finder_pb2.FindImagesResponse.FoundImage) -> Found
     """The image that was found, as a message holds it."""
     matching = tuple(PipLibrary(x.name, x.version) for x in message.matching_libraries)
     return FoundImage(image_from(message.image), matching, message.further_libraries)
+
+
+def lock_from(message: image_lock_pb2.GetImageLockResponse) -> ImageLock:
+    """The lock that a message holds."""
+    wheels = (LockedLibrary(x.name, x.version, x.filename, x.sha256, x.size) for x in message.libraries)
+    return ImageLock(message.digest, message.base_digest, tuple(wheels))
 
 
 def job_from(message: jobs_pb2.JobMetadata) -> JobMetadata:

@@ -182,6 +182,30 @@ class ManagedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class LockedLibrary:
+    """One wheel of an image's lock; `size` in bytes, `sha256` of the file."""
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+
+    def __str__(self) -> str:
+        """As a line of a requirements file that takes this file and no other."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLock:
+    """What exactly the last good build put into an image: its digest, its base's, and every wheel with its hash."""
+
+    digest: str
+    base_digest: str
+    libraries: tuple[LockedLibrary, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ArchivedJobLogs:
     """Where the log of a job that has ended can be read, and until when."""
 

@@ -67,6 +67,7 @@ RESPONSES: dict[str, Json | str] = {
     "ImageRegistry_DeleteImage": {},
     "ImageRegistry_UpdateBuildInfo": {},
     "ImageLocks_GetImageLock": {
+        "baseDigest": "sha256:9c1b0a7e5d3f48126ab7c90d4e5f6a1b2c3d4e5f60718293a4b5c6d7e8f90a1b",
         "digest": "sha256:0f3b7d6c1a5e48927b64d0c3e1f28a95d7406b3c8e12f9a7465d0b3c9e8f1a2d",
         "libraries": [
             {

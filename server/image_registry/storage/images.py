@@ -57,7 +57,7 @@ async def child_names(conn: Connection, image_id: int) -> list[str]:
 async def build_lock(conn: Connection, name: str) -> BuildLock | None:
     """What the last good build of that image was made of; None: there is no such image."""
     row = await (await conn.execute(_SQL["build_lock"], {"name": name})).fetchone()
-    return None if row is None else BuildLock(row["digest"], row["lock"])
+    return None if row is None else BuildLock(row["digest"], row["lock"], row["base_digest"])
 
 
 async def create(

@@ -99,7 +99,7 @@ select new.name, base.id is not null as has_base, j.uuid, j.created_at
 from new left join base on base.name = new.base left join j on j.image_name = new.name
 
 -- name: build_lock
-select digest, lock from images where name = %(name)s
+select digest, lock, base_digest from images where name = %(name)s
 
 -- name: start_rebuild
 update images set status = 2, status_before_rebuild = status, next_definition = null, updated_at = now()

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from image_registry.builds.credentials import Keyring
 from image_registry.builds.oci.layout import Layout
 from image_registry.builds.plan import Limits, PackageIndex
 from image_registry.builds.repositories.opening import open_home
+from image_registry.client import AsyncImageRegistryClient
 from image_registry.registry.builds import MAX_FAULTS, Builds
 from image_registry.registry.job_logs import JobLogs
 from image_registry.storage.database import Database
@@ -108,9 +110,21 @@ async def test_the_lock_of_a_build_can_be_read(
     lock = await locks.GetImageLock(image_lock_pb2.GetImageLockRequest(name="one"))
     layout = Layout(tmp_path / "repositories" / "managed" / "one")
     assert lock.digest == layout.manifest("latest", "amd64").digest
+    system = Layout(tmp_path / "repositories" / "managed" / created.image.base_image.name)
+    assert lock.base_digest == system.manifest("latest", "amd64").digest
     assert [(x.name, x.version, x.filename, x.sha256, x.size) for x in lock.libraries] == [
         ("good", "1.0", filename, hashlib.sha256(data).hexdigest(), len(data))
     ]
+    async with AsyncImageRegistryClient(real.address) as client:
+        read = await client.get_image_lock("one")
+    assert (read.digest, read.base_digest, *map(str, read.libraries)) == (
+        lock.digest,
+        lock.base_digest,
+        f"good==1.0 --hash=sha256:{hashlib.sha256(data).hexdigest()}",
+    )
+    argv = (sys.executable, "-m", "image_registry", "images", "lock", "one", "--server", real.address)
+    shown = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    assert (await shown.communicate())[0].decode().splitlines()[2:] == [str(one) for one in read.libraries]
     await real.images.SyncImageTag(pb.SyncImageTagRequest(name="one", force=True))
     await real.report("one", "good==1.0")
     refusal = await refused(locks.GetImageLock(image_lock_pb2.GetImageLockRequest(name="one")))

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%ri/api/imageregistry/image_lock.proto\x12\x04rime\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\")\n\x13GetImageLockRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"N\n\x14GetImageLockResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12&\n\tlibraries\x18\x02 \x03(\x0b\x32\x13.rime.LockedLibrary\"^\n\rLockedLibrary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x03\x32s\n\nImageLocks\x12\x65\n\x0cGetImageLock\x12\x19.rime.GetImageLockRequest\x1a\x1a.rime.GetImageLockResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/images/{name}/lockB\x16Z\x14ri/api/imageregistryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%ri/api/imageregistry/image_lock.proto\x12\x04rime\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\")\n\x13GetImageLockRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"c\n\x14GetImageLockResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12&\n\tlibraries\x18\x02 \x03(\x0b\x32\x13.rime.LockedLibrary\x12\x13\n\x0b\x62\x61se_digest\x18\x03 \x01(\t\"^\n\rLockedLibrary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x03\x32s\n\nImageLocks\x12\x65\n\x0cGetImageLock\x12\x19.rime.GetImageLockRequest\x1a\x1a.rime.GetImageLockResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/images/{name}/lockB\x16Z\x14ri/api/imageregistryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,9 +41,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETIMAGELOCKREQUEST']._serialized_start=110
   _globals['_GETIMAGELOCKREQUEST']._serialized_end=151
   _globals['_GETIMAGELOCKRESPONSE']._serialized_start=153
-  _globals['_GETIMAGELOCKRESPONSE']._serialized_end=231
-  _globals['_LOCKEDLIBRARY']._serialized_start=233
-  _globals['_LOCKEDLIBRARY']._serialized_end=327
-  _globals['_IMAGELOCKS']._serialized_start=329
-  _globals['_IMAGELOCKS']._serialized_end=444
+  _globals['_GETIMAGELOCKRESPONSE']._serialized_end=252
+  _globals['_LOCKEDLIBRARY']._serialized_start=254
+  _globals['_LOCKEDLIBRARY']._serialized_end=348
+  _globals['_IMAGELOCKS']._serialized_start=350
+  _globals['_IMAGELOCKS']._serialized_end=465
 # @@protoc_insertion_point(module_scope)

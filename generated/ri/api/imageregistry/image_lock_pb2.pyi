@@ -48,8 +48,11 @@ class GetImageLockResponse(_message.Message):
 
     DIGEST_FIELD_NUMBER: _builtins.int
     LIBRARIES_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """The digest of the built image's manifest, such as `sha256:…`."""
+    base_digest: _builtins.str
+    """The digest of the manifest of the image that it is built on; empty for builds of versions that didn't record it."""
     @_builtins.property
     def libraries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LockedLibrary]:
         """The wheels of the image's own libraries, in the order of their normalised names. What its base image brought
@@ -61,10 +64,11 @@ class GetImageLockResponse(_message.Message):
         *,
         digest: _builtins.str = ...,
         libraries: _abc.Iterable[Global___LockedLibrary] | None = ...,
+        base_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "libraries", b"libraries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "digest", b"digest", "libraries", b"libraries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
