@@ -127,6 +127,19 @@ def wait(connection: Connection, name: str, wait_timeout: float | None, output: 
 
 @images.command()
 @click.argument("name", shell_complete=complete_image)
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until the build ends.")
+@connection_options
+def logs(connection: Connection, name: str, follow: bool) -> None:
+    """Print the log of an image's newest build. `jobs logs` has those of earlier ones."""
+    with connection.told(), connection.client() as client:
+        client.get_image(name)  # it says what is wrong with a name that no image has
+        newest = next(iter(client.list_jobs(image_name=name, page_size=1)))
+        for line in client.read_job_logs(newest.job_id, follow=follow):
+            click.echo(line)
+
+
+@images.command()
+@click.argument("name", shell_complete=complete_image)
 @click.option("--force", is_flag=True, help="Rebuild even if the image is READY at the current tag.")
 @click.option("--wait", "waits", is_flag=True, help="Watch the build until it is over.")
 @connection_options

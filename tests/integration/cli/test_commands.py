@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
 
 from image_registry.host.addresses import free_port
+from image_registry.registry.builds import Builds
+from image_registry.registry.job_logs import JobLogs
+from image_registry.storage.database import Database
 from tests.fixtures.service import Service
 
 _QUIET = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"}
@@ -201,6 +205,31 @@ async def test_jobs_are_listed_looked_at_and_cancelled(service: Service) -> None
     no_log = await run(service, "jobs", "logs", job_id)
     assert no_log.code == 3
     assert "has no log" in no_log.err
+
+
+async def test_the_log_of_an_image_is_that_of_its_newest_build(service: Service, database: Database) -> None:
+    builds, logs = Builds(database), JobLogs(database, 3600.0)
+
+    async def build(text: str) -> None:
+        claim = await builds.claim(agent_id=uuid4(), lease=30)
+        assert claim is not None
+        assert claim.job.image_name == "vision"
+        await builds.start(claim.job)
+        await logs.append(claim.job, text)
+
+    await service.create("vision", python_version="3.12")
+    await service.report("system-python-3-12", "pip==24.0")
+    await build("the first build\n")
+    await service.report("vision", "numpy==1.0")
+    assert (await run(service, "images", "logs", "vision")).out == "the first build\n"
+    await run(service, "images", "sync", "vision", "--force")
+    await build("the second build\n")
+    following = await start(service, "images", "logs", "vision", "--follow")
+    await service.report("vision", "numpy==1.0")
+    assert (await ended(following)).out == "the second build\n"
+    nobody = await run(service, "images", "logs", "nobody")
+    assert (nobody.code, nobody.out) == (3, "")
+    assert "there is no image named 'nobody'" in nobody.err
 
 
 async def test_sync_and_ensure(service: Service) -> None:
