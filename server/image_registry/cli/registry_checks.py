@@ -36,7 +36,7 @@ async def moved_bases(settings: Settings, dsn: str | None) -> Finding:
     if built_on is None:
         return unchecked(_MOVED, "can't be told without the database")
     if not built_on:
-        return unchecked(_MOVED, "no system image was built yet")
+        return unchecked(_MOVED, "no system image with a recorded base yet")
     try:
         async with asyncio.timeout(_PATIENCE):
             now = await asyncio.gather(*(asyncio.to_thread(_current, settings, one.reference) for one in built_on))

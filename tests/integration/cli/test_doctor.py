@@ -66,7 +66,7 @@ async def test_all_is_well(rest: Rest, dsn: str, base: str, tmp_path: Path) -> N
     assert report.line("database").endswith("answers, its schema is current")
     assert report.line("base images") == "ok      base images  configured: Python 3.11"
     assert report.line("repository") == f"ok      repository   {tmp_path}/images/managed can be written to"
-    assert report.line("moved bases") == "-       moved bases  no system image was built yet"
+    assert report.line("moved bases") == "-       moved bases  no system image with a recorded base yet"
     assert "password" not in report.text
 
 
