@@ -125,6 +125,8 @@ test: install system-tools test-base ## every test, on the real parts
 	@$(PYTEST) -n 3 --dist loadscope -m "not system and not faults and not abuse"
 
 test-faults: install system-tools test-base ## twice 200 builds while processes are killed, networks cut and disks filled
+	@command -v docker-registry > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || { apt-get update -q > /dev/null && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends docker-registry > /dev/null; }
 	@$(PYTEST) -m faults -s tests/faults
 
 test-abuse: install ## both doors under full attack; prints load held, memory and who was served meanwhile

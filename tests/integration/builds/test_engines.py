@@ -1,7 +1,6 @@
 """Built images under a real container engine, which is stricter about layers than `tar` is."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,9 +10,7 @@ from tests.fixtures.package_index import PackageIndex, make_wheel
 from tests.integration.builds.conftest import Builder
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("buildah") is None, reason="needs root and buildah (apt-get install buildah)"
-)
+@pytest.mark.system
 async def test_image_runs_under_buildah(builder: Builder, package_index: PackageIndex, tmp_path: Path) -> None:
     package_index.add(
         *(make_wheel(f"lib{number}", files={"lib/ünï.txt": "x", f"{'d/' * 60}{number}": "x"}) for number in range(9)),
