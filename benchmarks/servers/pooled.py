@@ -8,7 +8,7 @@ from image_registry.cli.main import main
 from image_registry.storage.point_reads import PointReads, Unavailable
 
 
-async def _unavailable(_reads: PointReads, _key: str) -> NoReturn:
+def _unavailable(_reads: PointReads, _key: str) -> NoReturn:
     raise Unavailable
 
 

@@ -6,14 +6,16 @@ import asyncio
 import gc
 import logging
 import resource
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from ri.api.imageregistry import (
     image_finder_pb2,
     image_lock_pb2,
@@ -30,16 +32,17 @@ from ri.api.imageregistry.job_logs_pb2_grpc import add_JobLogsServicer_to_server
 from ri.api.imageregistry.jobs_pb2_grpc import add_JobReaderServicer_to_server
 
 from image_registry import limits
-from image_registry.api.access import AccessInterceptor
+from image_registry.api import guarding
+from image_registry.api.access import Access
 from image_registry.api.health import Health
 from image_registry.api.image_finder import ImageFinderService
 from image_registry.api.image_locks import ImageLocks
 from image_registry.api.image_watch import ImageWatch
 from image_registry.api.images import ImageRegistry
-from image_registry.api.interceptors import ErrorInterceptor
 from image_registry.api.job_logs import JobLogsService, LogLinks
 from image_registry.api.jobs import JobReader
-from image_registry.api.observation import ObservationInterceptor
+from image_registry.api.methods import Handler, Methods
+from image_registry.api.observation import Observation
 from image_registry.api.tls import TlsError, TlsFiles, server_credentials
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
@@ -158,17 +161,19 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
             PointReads(dsn, image_reads.STATEMENT) as points,
             Notices(db, CHANNEL) as notices,
         ):
-            access = AccessInterceptor(
+            observation = Observation(
+                lines=settings.access_log, timed=bool(settings.admin_address or settings.otlp_endpoint)
+            )
+            access = Access(
                 keys=keys if settings.auth == "keys" else None,
                 certificates={name: Role(role) for name, role in settings.certificate_roles.items()},
                 rates=Rates(settings.key_requests),
                 audit=audit,
+                shown=observation.around,
             )
             reads = ImageReads(db, points)
             watches = ImageWatches(reads, notices)
-            observation = _observation(settings)
-            interceptors = [*([observation] if observation else []), ErrorInterceptor(), access]
-            server = await _assemble(settings, db, reads, watches, address, interceptors, audit)
+            server = await _assemble(settings, db, reads, watches, address, observation, access, audit)
             await server.grpc.start()
             monitor = asyncio.create_task(_watch_database(server))
             try:
@@ -201,20 +206,11 @@ async def serve(
         log.info("draining: calls under way have %.0f s", settings.drain_timeout)
 
 
-def _observation(settings: Settings) -> ObservationInterceptor | None:
-    """None: nobody wants to know of calls, and so no call pays for it."""
-    timed = bool(settings.admin_address or settings.otlp_endpoint)
-    if not timed and settings.access_log == "none":
-        return None
-    return ObservationInterceptor(lines=settings.access_log, timed=timed)
-
-
-def _readings(db: Database, observation: ObservationInterceptor | None) -> Iterator[metrics.Source]:
+def _readings(db: Database, observation: Observation) -> Iterator[metrics.Source]:
     yield from pool_readings(db)
     yield from queue_readings(db)
     yield catalogue.DATABASE_UP, metrics.one(lambda: db.answers)
-    if observation is not None:
-        yield catalogue.RPCS_IN_FLIGHT, observation.under_way
+    yield catalogue.RPCS_IN_FLIGHT, observation.under_way
 
 
 def _leave_no_core() -> None:
@@ -229,7 +225,8 @@ async def _assemble(
     reads: ImageReads,
     watches: ImageWatches,
     address: str,
-    interceptors: Sequence[aio.ServerInterceptor],
+    observation: Observation,
+    access: Access,
     audit: AuditTrail,
 ) -> Server:
     config = platform_config(settings)
@@ -237,7 +234,7 @@ async def _assemble(
     images, jobs, builds = Images(db, reads, config, quotas), Jobs(db), Builds(db)
     secret = (await images.identity()).token_secret
     server = aio.server(
-        interceptors=interceptors,
+        interceptors=access.interceptors(),
         options=[
             ("grpc.so_reuseport", int(settings.processes > 1)),
             ("grpc.max_receive_message_length", limits.REQUEST_BYTES),
@@ -245,6 +242,8 @@ async def _assemble(
             *HARDENING,
         ],
     )
+    methods = _methods(observation, access)
+    server.add_generic_rpc_handlers((methods,))
     accepts = Accepts(
         python_versions=settings.python_versions,
         default_python=settings.chosen_python,
@@ -259,20 +258,32 @@ async def _assemble(
         tokens=PageTokens(secret, "images"),
         echo_last_token=settings.legacy_page_echo,
     )
-    add_ImageRegistryServicer_to_server(registry, server)
+    add_ImageRegistryServicer_to_server(registry, methods)
     public_url = settings.public_url or f"http://{settings.http_address}"
     links = LogLinks(secret, public_url=public_url, retention=settings.log_retention)
-    add_JobReaderServicer_to_server(JobReader(jobs, tokens=PageTokens(secret, "jobs"), links=links), server)
-    add_JobLogsServicer_to_server(JobLogsService(JobLogs(db, settings.log_retention), links), server)
-    add_ImageWatchServicer_to_server(ImageWatch(watches), server)
-    add_ImageLocksServicer_to_server(ImageLocks(images), server)
-    add_ImageFinderServicer_to_server(ImageFinderService(ImageFinder(db), accepts), server)
+    add_JobReaderServicer_to_server(JobReader(jobs, tokens=PageTokens(secret, "jobs"), links=links), methods)
+    add_JobLogsServicer_to_server(JobLogsService(JobLogs(db, settings.log_retention), links), methods)
+    add_ImageWatchServicer_to_server(ImageWatch(watches), methods)
+    add_ImageLocksServicer_to_server(ImageLocks(images), methods)
+    add_ImageFinderServicer_to_server(ImageFinderService(ImageFinder(db), accepts), methods)
     health_servicer = Health(SERVICES)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, methods)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+        reflection.aio.ReflectionServicer(names), methods
+    )
     port = _listen(server, settings, address)
     health_servicer.set_serving(True)
     return Server(server, db, health_servicer, watches, f"{address.rpartition(':')[0]}:{port}", audit)
+
+
+def _methods(observation: Observation, access: Access) -> Any:  # it has what generated code asks of a server
+    """Each method is watched from outside, then guarded, and behind that its caller is checked."""
+
+    def around(handler: Handler, method: str) -> Handler:
+        return observation.around(guarding.guarded(access.around(handler, method), method), method)
+
+    return Methods(around, unknown=observation.around(guarding.unknown_method(), ""))
 
 
 def _listen(server: aio.Server, settings: Settings, address: str) -> int:

@@ -1,1 +1,1 @@
-"""The RPC surface: thin handlers, request validation, page tokens, interceptors. No SQL, no decisions."""
+"""The RPC surface: thin handlers, request validation, page tokens, what is around every call. No SQL, no decisions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import grpc
 from grpc import aio
 
-from image_registry.api.interceptors import abort
+from image_registry.api.guarding import abort, refusal
+from image_registry.api.methods import Handler
 from image_registry.api.request_ids import request_id
 from image_registry.errors import Reason, RegistryError
 from image_registry.models import Role
@@ -29,7 +30,6 @@ _LINES = 10  # lines per second about refused calls
 _MEMBERS = frozenset({Role.MEMBER, Role.ADMIN})
 _EVERY_ROLE = frozenset(Role)
 
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 
@@ -68,57 +68,64 @@ RULES: Mapping[str, Rule] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(_EVERY_ROLE),
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Rule(_EVERY_ROLE),
 }
-_NO_RULE = Rule()
+NO_RULE = Rule()
 _proven: ContextVar[Caller | None] = ContextVar("proven", default=None)  # by the key of the call under way
 _LINK_HOLDER = Caller("holder of a signed link", Role.MEMBER)
 
 
-class AccessInterceptor(aio.ServerInterceptor):
-    """Finds out who calls, and refuses what their role doesn't include. Stands inside the ErrorInterceptor.
+class Access(aio.ServerInterceptor):
+    """Finds out who calls, and refuses what their role doesn't include.
 
     `keys` None: callers aren't checked. `certificates` maps names in client certificates to roles: such a caller needs
-    no key. Who is unknown, or too fast, is refused before the body of the request is read.
+    no key. With keys this is the server's interceptor too: who is unknown, or too fast, is refused before the body of
+    the request is read. `shown` is what a refusal becomes before it leaves, given the method's name.
     """
 
     def __init__(
-        self, *, keys: KeyRing | None, certificates: Mapping[str, Role], rates: Rates, audit: AuditTrail
+        self,
+        *,
+        keys: KeyRing | None,
+        certificates: Mapping[str, Role],
+        rates: Rates,
+        audit: AuditTrail,
+        shown: Callable[[Handler, str], Handler],
     ) -> None:
         self._keys = keys
         self._certificates = certificates
         self._rates = rates
         self._audit = audit
+        self._shown = shown
         self._lines = Bucket(_LINES, _LINES)
-        self._handlers: dict[str, _Handler] = {}
+
+    def interceptors(self) -> Sequence[aio.ServerInterceptor]:
+        """Those that the server needs."""
+        return [self] if self._keys is not None else []
+
+    def around(self, handler: Handler, method: str) -> Handler:
+        """The method's handler behind its checks, and with its line in the audit log."""
+        rule = RULES.get(method, NO_RULE)
+        if self._keys is not None and not rule.keyless:
+            handler = _checked(handler, partial(self._check, method))
+        return self._audited(handler, method) if rule.audited else handler
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        """The method's handler behind its checks, or one that refuses."""
+    ) -> Handler | None:
+        """The method's handler, or one that refuses."""
         method = handler_call_details.method
-        rule = RULES.get(method, _NO_RULE)
-        handler = await continuation(handler_call_details)
-        if rule.keyless:
-            return handler
-        if self._keys is not None:
+        rule = RULES.get(method, NO_RULE)
+        if self._keys is not None and not rule.keyless:
             try:
                 known = await self._by_key(handler_call_details, self._keys)
                 if known is None and not self._certificates and not rule.by_link:
                     raise _no_key()
             except RegistryError as error:
                 self._note_refusal(method, error)
-                return refusal(error)
+                return self._shown(refusal(error), method)
             _proven.set(known)
-        return self._prepared(handler, method, rule) if handler else None
-
-    def _prepared(self, handler: _Handler, method: str, rule: Rule) -> _Handler:
-        """The handler behind its checks, made once for each method."""
-        found = self._handlers.get(method)
-        if found is None:
-            checked = _checked(handler, partial(self._check, rule)) if self._keys is not None else handler
-            found = self._handlers[method] = self._audited(checked, method) if rule.audited else checked
-        return found
+        return await continuation(handler_call_details)
 
     async def _by_key(self, details: grpc.HandlerCallDetails, keys: KeyRing) -> Caller | None:
         """Whose key the call has; None: it has none, and another proof might do."""
@@ -131,7 +138,8 @@ class AccessInterceptor(aio.ServerInterceptor):
         self._rates.take(known)
         return known
 
-    def _check(self, rule: Rule, request: Any, context: _Context) -> None:
+    def _check(self, method: str, request: Any, context: _Context) -> None:
+        rule = RULES.get(method, NO_RULE)
         found = _proven.get() or self._by_certificate(context)
         if found is None and rule.by_link and request.signature:
             found = _LINK_HOLDER
@@ -152,7 +160,7 @@ class AccessInterceptor(aio.ServerInterceptor):
                     return found
         return None
 
-    def _audited(self, handler: _Handler, method: str) -> _Handler:
+    def _audited(self, handler: Handler, method: str) -> Handler:
         behaviour: Any = handler.unary_unary
 
         async def audited(request: Any, context: _Context) -> Any:
@@ -188,7 +196,7 @@ class AccessInterceptor(aio.ServerInterceptor):
             log.warning("refused %s: %s", ascii(method[:100]), error)
 
 
-def _checked(handler: _Handler, check: Callable[[Any, _Context], None]) -> _Handler:
+def _checked(handler: Handler, check: Callable[[Any, _Context], None]) -> Handler:
     """The handler behind a check that raises RegistryError; of streams of requests, before the first is read."""
     behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
 
@@ -220,15 +228,6 @@ def _checked(handler: _Handler, check: Callable[[Any, _Context], None]) -> _Hand
     if handler.stream_stream is not None:
         return grpc.stream_stream_rpc_method_handler(both, **coding)
     return refusal(RegistryError(Reason.ROLE_NOT_ALLOWED, "methods of this kind are not served"))
-
-
-def refusal(error: RegistryError) -> _Handler:
-    """A handler that ends a call of any kind with `error`, without reading its body."""
-
-    async def refuse(_: Any, context: _Context) -> None:
-        await abort(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _no_key() -> RegistryError:

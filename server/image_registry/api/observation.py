@@ -1,6 +1,6 @@
 """Sees every call through, from outside of everything else: a line in the log, metrics, a span.
 
-Health checks are left out. While nothing of this is configured, the interceptor isn't part of the server at all.
+Health checks are left out. A call that nobody wants to know of pays nothing.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
 from grpc import aio
 
-from image_registry.api.access import RULES
+from image_registry.api.access import NO_RULE, RULES
+from image_registry.api.methods import Handler
 from image_registry.api.request_ids import REQUEST_ID_HEADER, request_id
 from image_registry.registry import caller
 from image_registry.registry.rates import Bucket
@@ -29,12 +30,11 @@ LINES_ABOUT_STRANGERS = 10  # a second; a flood of refused calls must not fill t
 OTHER = "other"  # every method that the server hasn't: callers may invent names without end
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 
-class ObservationInterceptor(aio.ServerInterceptor):
-    """Stands outside of the other interceptors, so that it sees their refusals.
+class Observation:
+    """Stands around everything else, so that it sees refusals too.
 
     `lines`: which calls get a line: `all`, `changes` (those that change something, and refusals) or `none`.
     `timed`: reads are observed too, which metrics and traces need.
@@ -44,34 +44,22 @@ class ObservationInterceptor(aio.ServerInterceptor):
         self._lines = lines
         self._timed = timed
         self._strangers = Bucket(LINES_ABOUT_STRANGERS, LINES_ABOUT_STRANGERS)
-        self._wrapped: dict[str, tuple[_Handler, _Handler]] = {}
         self._under_way = 0
 
     def under_way(self) -> Reading:
         """How many calls are being answered."""
         return {(): float(self._under_way)}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        """The handler, watched if its calls are to be."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        rule = RULES.get(method)
-        if handler is None or (rule is not None and rule.keyless):
+    def around(self, handler: Handler, method: str) -> Handler:
+        """The handler, watched if its calls are to be; a refusal (of many requests) always, and reflection with it."""
+        rule = RULES.get(method, NO_RULE)
+        changes = rule.audited or handler.stream_stream is not None
+        wanted = self._timed or self._lines == "all" or (self._lines == "changes" and changes)
+        if rule.keyless or not wanted:
             return handler
-        if handler.stream_stream is not None:  # refusals are of this kind, and made for each call
-            return self._watched(handler, method.lstrip("/") if rule else OTHER)
-        if not (self._timed or self._lines == "all" or (rule is not None and rule.audited)):
-            return handler
-        last = self._wrapped.get(method)
-        if last is None or last[0] is not handler:
-            last = self._wrapped[method] = handler, self._watched(handler, method.lstrip("/"))
-        return last[1]
+        return self._watched(handler, method.lstrip("/") if method in RULES else OTHER)
 
-    def _watched(self, handler: _Handler, method: str) -> _Handler:
+    def _watched(self, handler: Handler, method: str) -> Handler:
         coding = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,

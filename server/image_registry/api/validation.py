@@ -115,9 +115,9 @@ def request_id_fault(sent: Sequence[str]) -> str | None:
 
 def image_name(name: str) -> str:
     """A name that an image could have. Raises RegistryError INVALID_REQUEST."""
-    faults = Faults()
-    faults.add("name", rules.text_fault(name) if name else "must name an image")
-    faults.stop()
+    fault = rules.text_fault(name) if name else "must name an image"
+    if fault is not None:
+        raise invalid([Fault("name", fault)])
     return name
 
 

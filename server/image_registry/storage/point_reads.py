@@ -69,11 +69,11 @@ class PointReads:
             with suppress(asyncio.CancelledError):
                 await self._keeper
 
-    async def fetch(self, key: str) -> Row | None:
-        """The columns behind the key's; None: no row has it. Raises Unavailable."""
+    def fetch(self, key: str) -> asyncio.Future[Row | None]:
+        """The columns behind the key's; None: no row has it. Raises Unavailable, at once or from the future."""
         if self._link is None:
             raise Unavailable
-        return await self._link.ask(key.encode())
+        return self._link.ask(key.encode())
 
     async def _keep_connected(self) -> None:
         while True:
@@ -125,9 +125,8 @@ class _Link:
         """The row of the key, when it comes."""
         future: asyncio.Future[Row | None] = self._loop.create_future()
         self._gathering.setdefault(key, []).append(future)
-        if not self._asked and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._send)  # what arrives in the same turn of the event loop goes along
+        if not self._asked:
+            self._send_soon()  # what arrives in the same turn of the event loop goes along
         return future
 
     def close(self) -> None:
@@ -140,6 +139,11 @@ class _Link:
         self._asked, self._gathering = {}, {}
         _refuse(asked)
         _refuse(gathering)
+
+    def _send_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._send)
 
     def _send(self) -> None:
         self._scheduled = False
@@ -217,8 +221,8 @@ class _Link:
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
-        if self._gathering and not self._scheduled:
-            self._send()
+        if self._gathering:
+            self._send_soon()  # behind the answers of this one: meanwhile more calls arrive
 
     def _break(self, error: Exception) -> None:
         if not self.broken.is_set():
