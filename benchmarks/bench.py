@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ri.api.imageregistry import image_registry_pb2 as pb
 
 from benchmarks import data
@@ -47,12 +48,13 @@ class Bench:
         """A server under gRPC load."""
         return lambda: self.load.run(server.address, SERVICE + method, calls, streams=streams, cpu=server.cpu_seconds)
 
-    def go(self, *arguments: str) -> Server | None:
-        """The Go server, if it could be built."""
+    def go(self, dsn: str) -> Server | None:
+        """The Go server, if it could be built. It takes the DSN as keywords: Go's URLs have no sockets as hosts."""
         if self.go_server is None:
             return None
         address = f"127.0.0.1:{free_port()}"
-        return self.environment.start([str(self.go_server), "-address", address, *arguments], address)
+        keywords = make_conninfo(**{key: str(value) for key, value in conninfo_to_dict(dsn).items()})
+        return self.environment.start([str(self.go_server), "-address", address, "-dsn", keywords], address)
 
 
 def named(name: str) -> bytes:

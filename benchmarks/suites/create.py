@@ -32,7 +32,7 @@ def run(bench: Bench) -> None:
     product = environment.registry(dsn)
     definition = pb.ManagedImage(name="x" * 20, pip_requirements=_PIPS, repo_uri="oci:/images/managed/" + "x" * 20)
     canned = environment.canned(pb.CreateImageResponse(image=definition).SerializeToString() + bytes(80))
-    go = bench.go("-dsn", dsn)
+    go = bench.go(dsn)
     script = environment.folder / "create.sql"
     script.write_text(_SCRIPT, encoding="ascii")
     try:

@@ -26,7 +26,7 @@ def run(bench: Bench) -> None:
     product = environment.registry(dsn)
     pooled = environment.registry(dsn, module="benchmarks.servers.pooled")
     canned = environment.canned(answer)
-    go = bench.go("-dsn", dsn)
+    go = bench.go(dsn)
     script = environment.folder / "get.sql"
     script.write_text(_SCRIPT.format(last=bench.images - 1), encoding="ascii")
     try:

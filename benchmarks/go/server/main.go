@@ -100,7 +100,7 @@ func method(name string, answer handler) grpc.MethodDesc {
 
 func main() {
 	address := flag.String("address", "127.0.0.1:0", "where to listen")
-	dsn := flag.String("dsn", "", "the registry's database")
+	dsn := flag.String("dsn", "", "the registry's database, as keywords and values")
 	canned := flag.String("canned", "", "a file that is every answer; no database is used")
 	flag.Parse()
 	s := &server{}
@@ -108,7 +108,7 @@ func main() {
 	if *canned != "" {
 		s.canned, err = os.ReadFile(*canned)
 	} else {
-		s.pool, err = pgxpool.Connect(context.Background(), *dsn+"?pool_max_conns=16")
+		s.pool, err = pgxpool.Connect(context.Background(), *dsn+" pool_max_conns=16")
 	}
 	check(err)
 	listener, err := net.Listen("tcp", *address)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import importlib.util
-import os
 import re
 import shutil
 import tempfile
@@ -14,11 +13,11 @@ from pathlib import Path
 from image_registry import openapi
 from image_registry.gateway.config import GatewayOptions, render, render_secrets
 from image_registry.host import StartError
+from image_registry.host.addresses import fits_socket
 from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
 
 _START_SECONDS = 20.0
 _POLL_SECONDS = 0.02
-_SOCKET_PATH_BYTES = 107  # what the kernel takes
 
 
 class Gateway:
@@ -185,7 +184,7 @@ def _check_readable(options: GatewayOptions) -> None:
 def _choose_folder(run_dir: Path | None, port: int) -> Path:
     if run_dir is not None:
         folder = run_dir / f"gateway-{port}"
-        if len(os.fsencode(folder / "admin.sock")) <= _SOCKET_PATH_BYTES:
+        if fits_socket(folder / "admin.sock"):
             return folder
     return Path(tempfile.mkdtemp(prefix="image-registry-gateway-"))
 

@@ -2,9 +2,11 @@
 
 import errno
 import ipaddress
+import os
 import re
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from image_registry.host import StartError
@@ -82,6 +84,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def fits_socket(path: Path) -> bool:
+    """Whether the kernel takes a path of this length for a Unix socket (unix(7): 108 bytes with the last one's NUL)."""
+    return len(os.fsencode(path)) <= 107
 
 
 def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:

@@ -5,7 +5,7 @@ must run Postgres as `nobody`, which often may not enter the folders above the d
 owner's alone), and no permission of a foreign folder is ever changed:
 
 - the server is started *inside* its data folder and told that its data is in `/proc/self/cwd`: the kernel follows
-  that link without a look at the folders above;
+  that link without a look at the folders above; its Unix socket is in there too, where only its owner can go;
 - initdb gets the password in a file that exists in memory only, as an open descriptor.
 """
 
@@ -15,11 +15,12 @@ import secrets
 import shutil
 import signal
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 
 from image_registry.host import StartError
-from image_registry.host.addresses import free_port
+from image_registry.host.addresses import fits_socket, free_port
 from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
 from image_registry.local.data_dir import DataDir
 from image_registry.local.postgres_programs import account_for_postgres, find_programs
@@ -34,7 +35,7 @@ _TRANSIENT = ("shared memory block", "postmaster.pid", "Address already in use",
 
 _CONFIGURATION = {
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
+    "unix_socket_directories": ".",
     "max_connections": "200",
     "shared_buffers": "128MB",
     "timezone": "UTC",
@@ -69,7 +70,7 @@ class EmbeddedPostgres:
         """Connection string of the database `image_registry`, with the password; valid once `start` has returned."""
         if self._port is None:
             raise StartError("Postgres has not been started")
-        return _dsn(self._password, self._port)
+        return _dsn(self._data_dir.postgres, self._port)
 
     async def start(self) -> None:
         """Start the server, making the cluster and the database first if there are none, and wait until it answers.
@@ -173,7 +174,7 @@ class EmbeddedPostgres:
         give_up = loop.time() + _TAKEOVER_SECONDS
         fixed_port = self._port
         while True:
-            self._discard_foreign_pid_file()
+            self._discard_remains()
             port = fixed_port or free_port()
             seen = self.log.stat().st_size if self.log.exists() else 0
             self._process = await TetheredProcess.start(_with_options(command, port, durable=self._durable))
@@ -210,11 +211,16 @@ class EmbeddedPostgres:
         async with await psycopg.AsyncConnection.connect(maintenance, autocommit=True) as connection:
             await connection.execute(f"CREATE DATABASE {DATABASE}")
 
-    def _discard_foreign_pid_file(self) -> None:
-        """Remove a dead server's file when its process id now belongs to another program: Postgres would refuse."""
+    def _discard_remains(self) -> None:
+        """Remove a killed server's sockets, and its file when its process id now belongs to another program: Postgres
+        would refuse."""
         pid = _read_pid_file(self._cluster)
-        if pid is not None and Path(f"/proc/{pid}").exists() and not _works_in(pid, self._cluster):
+        if pid is not None and Path(f"/proc/{pid}").exists():
+            if _works_in(pid, self._cluster):
+                return
             (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+        for remains in self._cluster.glob(".s.PGSQL.*"):
+            remains.unlink(missing_ok=True)
 
 
 def find_running(data_dir: Path) -> str | None:
@@ -228,7 +234,7 @@ def find_running(data_dir: Path) -> str | None:
         if pid is None or not _works_in(pid, folder / "cluster"):
             return None
         port = int((folder / "cluster" / "postmaster.pid").read_text().splitlines()[3])
-        return _dsn(folder / "password", port)
+        return _dsn(folder, port)
     except (OSError, IndexError, ValueError):
         return None
 
@@ -264,8 +270,12 @@ def _works_in(pid: int, folder: Path) -> bool:
         return False
 
 
-def _dsn(password: Path, port: int) -> str:
-    return f"postgresql://postgres:{password.read_text().strip()}@127.0.0.1:{port}/{DATABASE}"
+def _dsn(folder: Path, port: int) -> str:
+    """Through the Unix socket, for a tenth to a fifth less processor time than TCP, unless its path is too long."""
+    password = (folder / "password").read_text().strip()
+    socket = (folder / "cluster").absolute() / f".s.PGSQL.{port}"
+    host = quote(str(socket.parent), safe="") if fits_socket(socket) else "127.0.0.1"
+    return f"postgresql://postgres:{password}@{host}:{port}/{DATABASE}"
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -75,7 +75,7 @@ async def test_settings(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
             "SELECT datname, datlocprovider, datlocale FROM pg_database WHERE datname = current_database()"
         ).fetchone()
     assert [value and value[0] for value in values.values()] == (
-        ["UTF8", "on", "on", "on", "127.0.0.1", "scram-sha-256", "on", "200", "UTC", ""]
+        ["UTF8", "on", "on", "on", "127.0.0.1", "scram-sha-256", "on", "200", "UTC", "."]
     )
     assert locale == ("image_registry", "b", "C.UTF-8")
 
@@ -106,6 +106,29 @@ async def test_other_commands_find_it(postgres: EmbeddedPostgres, tmp_path: Path
     await postgres.stop()
     assert find_running(tmp_path) is None
     assert find_running(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize(("folder", "through_socket"), [("short", True), ("long" * 25, False)])
+async def test_the_way_in(tmp_path: Path, folder: str, through_socket: bool) -> None:
+    """A Unix socket, which is faster, or TCP when its path would be too long for the kernel."""
+    server = EmbeddedPostgres(tmp_path / folder, durable=False)
+    await server.start()
+    try:
+        with psycopg.connect(server.dsn) as connection:
+            assert connection.execute("select inet_server_addr() is null").fetchone() == (through_socket,)
+        assert find_running(tmp_path / folder) == server.dsn
+    finally:
+        await server.kill()
+
+
+async def test_sockets_of_killed_servers_go(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    cluster = DataDir(tmp_path).postgres / "cluster"
+    await postgres.kill()
+    (cluster / ".s.PGSQL.1.lock").write_text(f"{os.getpid()}\n")  # a process that lives: Postgres would keep it
+    (cluster / ".s.PGSQL.1").touch()
+    await postgres.start()
+    port = postgres.dsn.rpartition(":")[2].partition("/")[0]
+    assert {path.name for path in cluster.glob(".s.PGSQL.*")} == {f".s.PGSQL.{port}", f".s.PGSQL.{port}.lock"}
 
 
 async def test_starts_again_on_its_port(postgres: EmbeddedPostgres) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ri.api.imageregistry import job_status_pb2 as status
 
 from image_registry.builds.lease import Lease, clock
@@ -34,7 +34,7 @@ async def cut_off_by(host: Host, dsn: str) -> AsyncIterator[Database]:
     parts = conninfo_to_dict(dsn)
     host.mend()
     async with relay(host, int(str(parts["port"]))) as port:
-        own = Database(dsn.replace(f":{parts['port']}/", f":{port}/"), size=4, wait=5, statement_timeout=10)
+        own = Database(make_conninfo(dsn, host="127.0.0.1", port=port), size=4, wait=5, statement_timeout=10)
         await own.open()
         yield own
         await own.close()
