@@ -10,7 +10,7 @@ from grpc import aio
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import jobs_pb2
 
-from image_registry.storage import images
+from image_registry.storage import image_creates, images
 from tests.fixtures.refusals import refused
 from tests.fixtures.service import Service
 
@@ -86,3 +86,45 @@ async def test_a_caller_whose_deadline_passed_holds_up_nobody(service: Service, 
         await sql.rollback()
     others = await asyncio.gather(*(call for number, call in enumerate(calls) if number != 3))
     assert [answer.image.name for answer in others] == [f"image-{number}" for number in range(10) if number != 3]
+
+
+async def test_who_creates_one_after_the_other_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, service: Service, statements: list[int]
+) -> None:
+    await service.create("first")
+    monkeypatch.setattr(image_creates, "PACE", 3600)  # whoever had to wait would do so for ever
+    for number in range(5):
+        await service.create(f"image-{number}")
+    assert not statements
+
+
+async def test_few_after_many_wait_no_longer_than_the_pace(service: Service, statements: list[int]) -> None:
+    await service.create("first")
+    await asyncio.gather(*(service.create(f"many-{number}") for number in range(40)))
+    assert max(statements) > 1
+    await service.create("one")
+    await asyncio.gather(service.create("two"), service.create("three"))
+
+
+async def test_a_name_that_is_waited_for_holds_up_no_later_statement(service: Service, dsn: str) -> None:
+    await service.create("first")
+    async with await psycopg.AsyncConnection.connect(dsn) as sql:
+        await sql.execute(
+            """insert into images (name, role, status, python_version, platform_tag, definition)
+            values ('slow', 1, 3, '3.12', 'v1', '')"""
+        )
+        slow = asyncio.ensure_future(service.create("slow"))
+        await _until_somebody_waits(dsn)
+        await asyncio.gather(*(service.create(f"image-{number}") for number in range(20)))
+        assert not slow.done()
+        await sql.rollback()
+    assert (await slow).image.name == "slow"
+
+
+async def _until_somebody_waits(dsn: str) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as sql, asyncio.timeout(10):
+        while True:
+            cursor = await sql.execute("select exists (select from pg_locks where not granted)")
+            if await cursor.fetchone() == (True,):
+                return
+            await asyncio.sleep(0.01)

@@ -106,6 +106,28 @@ def test_no_build_is_launched_for_an_image_at_rest(conn: Connection) -> None:
         add_job(conn, image_id)
 
 
+def test_what_is_judged_at_the_commit_is_found_by_index(conn: Connection) -> None:
+    """Also where the plan was made when the tables were empty, as statistics said: it is kept while they grow."""
+    conn.execute("vacuum (analyze) images, jobs")
+    for _ in range(8):
+        with conn.transaction():
+            add_job(conn, add_image(conn), repository="r")
+    conn.execute("select pg_stat_force_next_flush()")
+    scans = "select relname, seq_scan from pg_stat_user_tables where relname in ('images', 'jobs') order by relname"
+    before = conn.execute(scans).fetchall()
+    with conn.transaction():
+        conn.execute(
+            """with image as (
+                insert into images (name, role, status, python_version, platform_tag, definition)
+                select 'many-' || n, 1, 1, '3.12', 'v1', '' from generate_series(1, 50) n returning id
+            )
+            insert into jobs (kind, image_id, image_name, repository, definition)
+            select 1, id, 'a', 'r', '' from image"""
+        )
+    conn.execute("select pg_stat_force_next_flush()")
+    assert conn.execute(scans).fetchall() == before
+
+
 def test_the_build_of_a_deleted_image_may_still_have_to_be_stopped(conn: Connection) -> None:
     with conn.transaction():
         job_id = add_job(conn, add_image(conn), JobStatus.RUNNING)

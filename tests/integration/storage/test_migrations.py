@@ -174,6 +174,7 @@ DATA = {
     8: Data(write_counts, check_counts),
     9: Data(write_trace, check_trace),
     10: Data(write_capabilities, check_capabilities),
+    11: Data(nothing, nothing),
 }
 
 
