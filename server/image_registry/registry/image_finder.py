@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -32,6 +32,7 @@ class ImageFinder:
         rows = await self._db.read(
             lambda conn: image_finder.find(conn, wanted, python_version=contents.python_version, limit=most)
         )
+        libraries = [requirement_keys(pip.name)[0] for pip in contents.pip_requirements]
         found: list[FoundImage] = []
         size = 0
         for row in rows:
@@ -40,7 +41,7 @@ class ImageFinder:
             if found and size > limits.PAGE_BYTES:
                 break
             installed = decode_definition(definition).pip_libraries
-            matching = tuple(_matching(contents, {library_key(one.name): one for one in installed}))
+            matching = tuple(_matching(libraries, {library_key(one.name): one for one in installed}))
             found.append(FoundImage(definition, ImageStatus(row["status"]), matching, len(installed) - len(matching)))
         return found
 
@@ -55,9 +56,8 @@ def _wanted(contents: WantedContents) -> Iterator[Wanted]:
         yield Wanted(package_key(package), _is(package.version) if package.version else None)
 
 
-def _matching(contents: WantedContents, installed: Mapping[str, PipLibrary]) -> Iterator[PipLibrary]:
-    for pip in contents.pip_requirements:
-        library = requirement_keys(pip.name)[0]
+def _matching(libraries: Sequence[str], installed: Mapping[str, PipLibrary]) -> Iterator[PipLibrary]:
+    for library in libraries:
         if library in installed:  # always, but for a rebuild that was recorded between two statements
             yield installed[library]
 

@@ -5,7 +5,7 @@ of `image_libraries`. Whatever way is taken, the answer is the same:
 
 - Something is rare (fewer than `LISTED` images hold it): its list is short, each image in it is looked up for the rest.
 - All of it is common: images are looked at in the order of the best, which ends soon, for many hold it all.
-- All of it is common, yet seldom together: after `WALKED` images the whole lists are joined instead.
+- All of it is common, yet seldom together: after `WALKED` images the two rarest lists are intersected instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from image_registry.storage.queries import load
 LISTED = 3_000  # images that hold the rarest, up to which its list is gone through
 COUNTED = 60_000  # index entries that are read to find the rarest
 LEAST_COUNTED = 100  # of each, however many are wanted
-WALKED = 10_000  # images that are looked at in the order of the best
+WALKED = 3_000  # images that are looked at in the order of the best
 _SQL = load("image_finder.sql")
 
 
@@ -52,15 +52,28 @@ async def find(conn: Connection, wanted: Sequence[Wanted], *, python_version: st
     if conditions is None:
         return []
     enough = max(LEAST_COUNTED, min(LISTED, COUNTED // len(conditions)))
-    counts = await _run(conn, "holders", _values(conditions) | {"enough": enough})
-    counts.sort(key=lambda row: int(row["holders"]))
-    values = _values(conditions[row["number"] - 1] for row in counts)
-    values |= {"python_version": python_version, "limit": limit}
-    if counts[0]["holders"] < enough:
-        return await _run(conn, "from_list", values)
+    rarest, conditions = await _rarest_first(conn, conditions, enough)
+    values = _values(conditions) | {"python_version": python_version, "limit": limit}
+    if rarest < enough:
+        return await _run(conn, "from_list", values | {"listed": 1})
     least = sum("[" not in one.key and ":" not in one.key for one in conditions)  # distinct libraries
-    found = await _run(conn, "walked", values | {"least": least, "walked": WALKED})
-    return found if len(found) == limit else await _run(conn, "joined", values)
+    found = await _run(conn, "walked", values | {"least": least, "walked": WALKED, "listed": 0})
+    return found if len(found) == limit else await _run(conn, "joined", values | {"listed": 2})
+
+
+async def _rarest_first(conn: Connection, conditions: list[_Condition], enough: int) -> tuple[int, list[_Condition]]:
+    """How many images meet the rarest, counted no further than `enough`, and all of them in that order.
+
+    Those that reach `enough` are in the order of the planner's statistics. These may be old: only time hangs on them.
+    """
+    counts = {
+        row["number"] - 1: int(row["holders"])
+        for row in await _run(conn, "holders", _values(conditions) | {"enough": enough})
+    }
+    keys = [one.key for number, one in enumerate(conditions) if counts[number] == enough]
+    shares = {row["key"]: float(row["share"]) for row in (await _run(conn, "shares", {"keys": keys}) if keys else ())}
+    order = sorted(counts, key=lambda number: (counts[number], shares.get(conditions[number].key, 0.0)))
+    return counts[order[0]], [conditions[number] for number in order]
 
 
 async def _conditions(conn: Connection, wanted: Sequence[Wanted]) -> list[_Condition] | None:

@@ -14,10 +14,11 @@ select l.image_name from unnest(w.versions) as v (version)
     join image_libraries l on l.library = w.key and l.version = v.version
     where w.exact is null or l.version || '+' || l.local = any (w.exact)
 
--- `offset 0` keeps a look-up what it is: without it the planner may make a join of it.
--- part: meets_all
+-- That `c` meets all but the first `listed`. `offset 0` keeps a look-up what it is: without it the planner may make a
+-- join of it.
+-- part: meets_the_rest
 not exists (
-    select from wanted w where not exists (
+    select from wanted w where w.number > %(listed)s and not exists (
         select from image_libraries l
         where l.library = w.key and l.image_name = c.name
             and (w.versions is null or l.version = any (w.versions))
@@ -60,13 +61,26 @@ with {wanted}
 select w.number, (select count(*) from (select from ({holders}) h limit %(enough)s) as counted) as holders
 from wanted w
 
--- From the list of the rarest, when it is short.
+-- How common keys are by the planner's statistics, which know the most common ones alone.
+-- name: shares
+select v.key, v.share
+from pg_stats s
+    cross join lateral unnest(s.most_common_vals::text::text[], s.most_common_freqs) as v (key, share)
+where s.schemaname = current_schema() and s.tablename = 'image_libraries' and s.attname = 'library'
+    and v.key = any (%(keys)s)
+
+-- From the list of the rarest, when it is short: looked up in the order of the best, until there are enough. Here and below
+-- what is joined with `images` is materialized, or the planner goes through all images in that order.
 -- name: from_list
 with {wanted}, candidates as materialized (
     select h.image_name as name from wanted w cross join lateral ({holders}) h where w.number = 1
+), known as materialized (
+    select i.name, i.library_count, i.updated_at from candidates c join images i on i.name = c.name where {usable}
 ), best as (
-    select i.name, i.library_count, i.updated_at from candidates c join images i on i.name = c.name
-    where {usable} and {meets_all}
+    select c.name, c.library_count, c.updated_at from (
+        select name, library_count, updated_at from known order by library_count, updated_at desc, name offset 0
+    ) c
+    where {meets_the_rest}
     {the_best}
 )
 {shown}
@@ -79,22 +93,23 @@ with {wanted}, best as (
         where {usable} and i.library_count >= %(least)s
         order by i.library_count, i.updated_at desc, i.name limit %(walked)s
     ) c
-    where {meets_all}
+    where {meets_the_rest}
     {the_best}
 )
 {shown}
 
--- Whole lists, when common things are seldom together.
+-- The two rarest lists as a whole, when common things are seldom together.
 -- name: joined
-with {wanted}, first as materialized (
+with {wanted}, candidates as materialized (
     select h.image_name as name from wanted w cross join lateral ({holders}) h where w.number = 1
-), second as materialized (
-    select h.image_name as name from wanted w cross join lateral ({holders}) h
+    intersect
+    select h.image_name from wanted w cross join lateral ({holders}) h
     where w.number = least(2, (select count(*) from wanted))
+), hits as materialized (
+    select c.name from candidates c where {meets_the_rest}
+), known as materialized (
+    select i.name, i.library_count, i.updated_at from hits c join images i on i.name = c.name where {usable}
 ), best as (
-    select i.name, i.library_count, i.updated_at
-    from first c join second s on s.name = c.name join images i on i.name = c.name
-    where {usable} and {meets_all}
-    {the_best}
+    select name, library_count, updated_at from known {the_best}
 )
 {shown}
