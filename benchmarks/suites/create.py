@@ -30,18 +30,17 @@ def run(bench: Bench) -> None:
     """64 streams of names that were never used."""
     environment, dsn = bench.environment, bench.dsn
     product = environment.registry(dsn)
-    definition = pb.ManagedImage(name="x" * 20, pip_requirements=_PIPS, repo_uri="oci:/images/managed/" + "x" * 20)
-    canned = environment.canned(pb.CreateImageResponse(image=definition).SerializeToString() + bytes(80))
+    canned = environment.canned(bench.answer(product, "CreateImage", next(fresh_calls()).request))
     go = bench.go(dsn)
     script = environment.folder / "create.sql"
     script.write_text(_SCRIPT, encoding="ascii")
     try:
         contenders: dict[str, Contender] = {
-            "canned": lambda: _create(bench, canned, checked=False),
-            "product": lambda: _create(bench, product),
+            "canned": lambda: measured(bench, canned, checked=False),
+            "product": lambda: measured(bench, product),
         }
         if go is not None:
-            contenders["Go + pgx, no validation"] = lambda: _create(bench, go)
+            contenders["Go + pgx, no validation"] = lambda: measured(bench, go)
         if program := bench.pgbench:
             contenders["pgbench, the same rows, 16 clients"] = lambda: pgbench(
                 program, dsn, script, clients=16, seconds=bench.load.seconds
@@ -53,7 +52,7 @@ def run(bench: Bench) -> None:
         environment.stop(product, canned, *([go] if go else []))
 
 
-def _create(bench: Bench, server: Server, *, checked: bool = True) -> Sample:
+def measured(bench: Bench, server: Server, *, checked: bool = True) -> Sample:
     """One round with fresh names."""
     count = int(_CALLS_A_SECOND * (bench.load.seconds + bench.load.warmup))
     file = bench.calls("create", list(itertools.islice(fresh_calls(checked=checked), count)))

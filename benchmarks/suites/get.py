@@ -20,12 +20,11 @@ where name = 'team-' || lpad((:n * 7919 % 9973)::text, 4, '0') || '-image-' || l
 def run(bench: Bench) -> None:
     """Many streams, then a single one."""
     environment, dsn = bench.environment, bench.dsn
-    sample = next(data.samples(bench.images, first=1))
-    answer = pb.GetImageResponse(image=pb.ManagedImage.FromString(sample.definition())).SerializeToString()
     calls = bench.get_calls()
     product = environment.registry(dsn)
     pooled = environment.registry(dsn, module="benchmarks.servers.pooled")
-    canned = environment.canned(answer)
+    request = pb.GetImageRequest(name=data.name(1)).SerializeToString()
+    canned = environment.canned(bench.answer(product, "GetImage", request))
     go = bench.go(dsn)
     script = environment.folder / "get.sql"
     script.write_text(_SCRIPT.format(last=bench.images - 1), encoding="ascii")
@@ -34,8 +33,9 @@ def run(bench: Bench) -> None:
             contenders: dict[str, Contender] = {
                 "canned": bench.contender(canned, "GetImage", unchecked(calls), streams),
                 "product": bench.contender(product, "GetImage", calls, streams),
-                "product on the pool": bench.contender(pooled, "GetImage", calls, streams),
             }
+            if streams == 64:
+                contenders["product on the pool"] = bench.contender(pooled, "GetImage", calls, streams)
             if go is not None:
                 contenders["Go + pgx"] = bench.contender(go, "GetImage", calls, streams)
             if bench.pgbench is not None:

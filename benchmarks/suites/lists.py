@@ -7,11 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grpc
 from ri.api.imageregistry import image_registry_pb2 as pb
 
 from benchmarks import data
-from benchmarks.bench import SERVICE, Bench, unchecked
+from benchmarks.bench import Bench, unchecked
 from benchmarks.figures import Figure
 from benchmarks.measuring import Call, median_ms, rounds
 from image_registry.models import LibraryFilter
@@ -122,9 +121,7 @@ def large_page(bench: Bench) -> None:
     environment = bench.environment
     product = environment.registry(environment.filled(_LARGE_IMAGES, _LARGE_LIBRARIES))
     request = pb.ListImagesRequest(page_size=_LARGE_PAGE).SerializeToString()
-    with grpc.insecure_channel(product.address, [("grpc.max_receive_message_length", -1)]) as channel:
-        call: Any = channel.unary_unary(SERVICE + "ListImages")
-        answer: bytes = call(request)
+    answer = bench.answer(product, "ListImages", request)
     expected = sorted(data.samples(_LARGE_IMAGES, _LARGE_LIBRARIES), key=lambda sample: sample.name)[: _LARGE_PAGE - 1]
     found_images = pb.ListImagesResponse.FromString(answer).images[1:]  # the first is the system image
     wanted = [pb.ManagedImage.FromString(sample.definition()) for sample in expected]

@@ -1,0 +1,1 @@
+"""Peers: other registries of named things on Postgres, as their makers ship them, in environments of their own."""
