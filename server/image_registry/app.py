@@ -43,7 +43,7 @@ from image_registry.api.job_logs import JobLogsService, LogLinks
 from image_registry.api.jobs import JobReader
 from image_registry.api.methods import Handler, Methods
 from image_registry.api.observation import Observation
-from image_registry.api.tls import TlsError, TlsFiles, server_credentials
+from image_registry.api.tls import ServerCertificates, TlsError, TlsFiles
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
 from image_registry.errors import RegistryError
@@ -101,6 +101,7 @@ class Server:
     watches: ImageWatches
     address: str
     audit: AuditTrail
+    certificates: ServerCertificates | None
 
 
 def database(settings: Settings, dsn: str) -> Database:
@@ -177,7 +178,7 @@ async def running_server(settings: Settings, dsn: str, address: str) -> AsyncIte
             await server.grpc.start()
             monitor = asyncio.create_task(_watch_database(server))
             try:
-                with metrics.sampled(_readings(db, observation)):
+                with metrics.sampled(_readings(server, observation)):
                     yield server
             finally:
                 monitor.cancel()
@@ -206,11 +207,14 @@ async def serve(
         log.info("draining: calls under way have %.0f s", settings.drain_timeout)
 
 
-def _readings(db: Database, observation: Observation) -> Iterator[metrics.Source]:
+def _readings(server: Server, observation: Observation) -> Iterator[metrics.Source]:
+    db, certificates = server.database, server.certificates
     yield from pool_readings(db)
     yield from queue_readings(db)
     yield catalogue.DATABASE_UP, metrics.one(lambda: db.answers)
     yield catalogue.RPCS_IN_FLIGHT, observation.under_way
+    if certificates is not None:
+        yield catalogue.CERTIFICATE_EXPIRY, lambda: {(of,): end.timestamp() for of, end in certificates.ends().items()}
 
 
 def _leave_no_core() -> None:
@@ -272,9 +276,11 @@ async def _assemble(
     add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
         reflection.aio.ReflectionServicer(names), methods
     )
-    port = _listen(server, settings, address)
+    certificates = _certificates(settings)
+    port = _listen(server, address, certificates)
     health_servicer.set_serving(True)
-    return Server(server, db, health_servicer, watches, f"{address.rpartition(':')[0]}:{port}", audit)
+    where = f"{address.rpartition(':')[0]}:{port}"
+    return Server(server, db, health_servicer, watches, where, audit, certificates)
 
 
 def _methods(observation: Observation, access: Access) -> Any:  # it has what generated code asks of a server
@@ -286,14 +292,20 @@ def _methods(observation: Observation, access: Access) -> Any:  # it has what ge
     return Methods(around, unknown=observation.around(guarding.unknown_method(), ""))
 
 
-def _listen(server: aio.Server, settings: Settings, address: str) -> int:
+def _certificates(settings: Settings) -> ServerCertificates | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
     try:
-        if settings.tls_certificate is None or settings.tls_key is None:
-            return server.add_insecure_port(address)
-        files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        return server.add_secure_port(address, server_credentials(files))
+        return ServerCertificates(TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca))
     except TlsError as error:
         raise StartError(str(error)) from None
+
+
+def _listen(server: aio.Server, address: str, certificates: ServerCertificates | None) -> int:
+    try:
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, certificates.credentials())
     except RuntimeError:
         raise StartError(
             f"{address} can't be listened on: it is taken or not an address of this machine; "

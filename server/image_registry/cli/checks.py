@@ -118,16 +118,20 @@ def repositories(connection: Connection, settings: Settings) -> Finding:
 
 async def gateway(settings: Settings) -> Finding:
     """REST answers, and finds the server behind it healthy."""
+    tls = settings.http_tls_certificate is not None
     address = parse_address(settings.http_address).reachable
-    status = await http_status(address, "/healthz")
+    url = f"{'https' if tls else 'http'}://{address}"
+    if settings.http_tls_client_ca:
+        return unchecked("gateway", f"{url} wants a certificate of its callers, and there is none to ask with")
+    status = await http_status(address, "/healthz", tls=tls)
     if status == 200:
-        return ok("gateway", f"http://{address} answers")
+        return ok("gateway", f"{url} answers")
     if status is None:
         remedy = "start it: `image-registry gateway`, or `up` without --no-gateway (gRPC works without it)"
-        return broken("gateway", f"nothing answers on http://{address}", remedy)
+        return broken("gateway", f"nothing answers on {url}", remedy)
     return broken(
         "gateway",
-        f"http://{address}/healthz answers {status}",
+        f"{url}/healthz answers {status}",
         "it finds no healthy server: start that first; or something else listens there: choose another --http-address",
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from image_registry.cli import checks
+from image_registry.cli.certificate_checks import certificates
 from image_registry.cli.connection import Connection, connection_options
 from image_registry.cli.exits import Failure
 from image_registry.cli.findings import Finding, State, unchecked
@@ -29,8 +31,8 @@ def doctor(connection: Connection, data_dir: Path | None, http_address: str | No
     """Check the installation and say what to mend.
 
     Looks at the server, the REST gateway, the database and its schema, the workers, disk space, the programs that
-    builds use, the base images and whether they moved, the place where images go, and whether they are there. A server
-    on another machine is looked at from outside only. Exit code 1 if anything is broken.
+    builds use, the base images and whether they moved, the place where images go, whether they are there, and when
+    certificates end. A server on another machine is looked at from outside only. Exit code 1 if anything is broken.
     """
     found = [_told(finding) for finding in checks.service(connection)]
     if checks.is_local(connection):
@@ -40,6 +42,7 @@ def doctor(connection: Connection, data_dir: Path | None, http_address: str | No
 
         async def look() -> None:
             found.extend([_told(finding) async for finding in checks.installation(settings)])
+            found.extend(_told(finding) for finding in certificates(settings, datetime.now(UTC)))
 
         asyncio.run(look())
     else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -11,11 +12,15 @@ from image_registry.host.addresses import Address
 _SECONDS = 2.0
 
 
-async def http_status(address: Address, path: str) -> int | None:
-    """The status of a plain GET, or None when nothing at `address` answers with HTTP in time."""
+async def http_status(address: Address, path: str, *, tls: bool = False) -> int | None:
+    """The status of a plain GET, or None when nothing at `address` answers with HTTP in time.
+
+    With `tls` whoever answers is not asked who it is: this is a question of whether, on this machine.
+    """
+    context = ssl._create_unverified_context() if tls else None  # noqa: S323, SLF001
     with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
         async with asyncio.timeout(_SECONDS):
-            reader, writer = await asyncio.open_connection(address.host, address.port)
+            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
             try:
                 writer.write(f"GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n".encode())
                 return int((await reader.readline()).split()[1])

@@ -48,6 +48,13 @@ REFUSALS = _counter(
     part=Part.SERVER,
 )
 AUDIT_LOST = _counter("audit_entries_lost_total", "Audit entries that are in the log alone.", part=Part.SERVER)
+CERTIFICATE_EXPIRY = _sampled(
+    "certificate_expiry_timestamp_seconds",
+    "When the certificates in use end (Unix time), by the setting that names their file: of a chain the first, of "
+    "authorities the last.",
+    "certificate",
+    part=Part.SERVER,
+)
 
 # The database.
 DATABASE_UP = _sampled("database_up", "1 if the last look at the database found it.", part=Part.SERVER)

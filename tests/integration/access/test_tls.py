@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryStub
 
 from image_registry import app
-from image_registry.api.tls import TlsError, TlsFiles, server_credentials
+from image_registry.api.tls import ServerCertificates, TlsError, TlsFiles
 from image_registry.cli.common import allowed_address
 from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
 from image_registry.gateway.process import run_gateway
@@ -24,6 +25,7 @@ from image_registry.host.addresses import free_port, parse_address
 from image_registry.models import Role
 from image_registry.registry.keys import Keys
 from image_registry.settings import SettingsError, load
+from image_registry.telemetry import catalogue
 from tests.fixtures.certificates import Authority
 from tests.fixtures.keyed import reason
 from tests.fixtures.service import make_settings
@@ -124,6 +126,11 @@ async def test_renewed_certificates_are_used_without_a_restart(dsn: str, tmp_pat
             fresh.write_bytes(source.read_bytes())
             fresh.rename(target)
 
+    def until_expiry() -> timedelta:
+        [(labels, end)] = catalogue.CERTIFICATE_EXPIRY.read().items()
+        assert labels == ("tls_certificate",)
+        return datetime.fromtimestamp(end, UTC) - datetime.now(UTC)
+
     install(old.issue("server"))
     settings = make_settings(tls_certificate=certificate, tls_key=key)
     async with (
@@ -131,10 +138,14 @@ async def test_renewed_certificates_are_used_without_a_restart(dsn: str, tmp_pat
         channel(server.address, old.certificate) as a,
     ):
         await ImageRegistryStub(a).ListImages(pb.ListImagesRequest())
+        assert timedelta(days=1) < until_expiry() <= timedelta(days=2)
         certificate.write_text("half written")
         assert await _issuer(server.address, old.certificate)  # the last good ones stay in force
-        install(new.issue("server"))
-        assert await _issuer(server.address, new.certificate)
+        certificate.write_bytes(new.issue("of another key", days=90)[0].read_bytes())
+        assert until_expiry() <= timedelta(days=2), "it is not in use"
+        install(new.issue("server", days=30))
+        assert timedelta(days=29) < until_expiry() <= timedelta(days=30)
+        assert await _issuer(server.address, new.certificate), "gRPC was told although the metrics looked first"
         assert not await _issuer(server.address, old.certificate)
         await ImageRegistryStub(a).ListImages(pb.ListImagesRequest())  # connections under way are left alone
 
@@ -162,7 +173,7 @@ def test_files_that_do_not_fit_are_refused(authority: Authority, tmp_path: Path)
         TlsFiles(certificate, key, client_ca=key),
     ):
         with pytest.raises(TlsError):
-            server_credentials(files)
+            ServerCertificates(files)
 
 
 @pytest.mark.parametrize(
