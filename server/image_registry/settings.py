@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     pool_wait: float = Field(5.0, gt=0, description="longest wait for a connection")
     statement_timeout: float = Field(10.0, gt=0, description="longest time of one database statement")
     shutdown_delay: float = Field(
-        0.0, ge=0, description="how long a server that is to stop says NOT_SERVING first, for load balancers to see"
+        0.0, ge=0, description="how long a server or gateway that is to stop says so first, for load balancers to see"
     )
     drain_timeout: float = Field(8.0, ge=0, description="time that calls under way get at shutdown")
 
@@ -149,10 +149,15 @@ class Settings(BaseSettings):
         pattern="^(all|changes|none)$",
         description="calls that get a line in the log: `all`, `changes` (what changes something, and refusals), `none`",
     )
-    admin_address: str = Field("", description="where a process shows its metrics to Prometheus; empty: nowhere")
+    admin_address: str = Field(
+        "", description="where server, worker or gateway shows its metrics to Prometheus; empty: nowhere"
+    )
     admin_open: bool = Field(False, description="allow an admin address beyond loopback, which anybody there can read")
     otlp_endpoint: str = Field(
         "", description="OpenTelemetry collector for traces and metrics, such as http://127.0.0.1:4318; empty: none"
+    )
+    otlp_ca: Path | None = Field(
+        None, description="authority of that collector's certificate, PEM; empty: those that the machine trusts"
     )
 
     @field_validator("platform_requirements", mode="before")

@@ -18,7 +18,14 @@ MONITORING = ROOT / "deploy" / "monitoring"
 FROM_PROMETHEUS = {"instance", "job", "le"}
 ENDINGS = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
 SHOWN = {one.name + ending: set(one.labels) for one in CATALOGUE for ending in ENDINGS[kind_of(one)]}
+ENVOYS = {  # own statistics; tests/system/dashboard holds them against a real one
+    "envoy_server_days_until_first_cert_expiring": set(),
+    "envoy_http_downstream_rq_xx": {"envoy_response_code_class", "envoy_http_conn_manager_prefix"},
+}
+SHOWN |= ENVOYS
+NAMES = rf"\b(?:image_registry_\w+|{'|'.join(ENVOYS)})\b"
 VALUES = {
+    "envoy_http_conn_manager_prefix": {"callers"},
     "reason": {one.name for one in Reason},
     "cause": {one.name.lower() for one in TerminationReason},
     "outcome": {one.value for one in Outcome},
@@ -45,13 +52,13 @@ EXPRESSIONS = [rule["expr"] for rule in alerts()] + [expression for expression, 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_expressions_name_metrics_labels_and_values_that_exist(expression: str) -> None:
-    names = re.findall(r"\bimage_registry_\w+", expression)
+    names = re.findall(NAMES, expression)
     assert names
     assert set(names) <= SHOWN.keys()
     known = set.union(*(SHOWN[name] for name in names)) | FROM_PROMETHEUS
     for grouping in re.findall(r"\bby \(([^)]*)\)", expression):
         assert {label.strip() for label in grouping.split(",")} <= known
-    for name, matchers in re.findall(r"\b(image_registry_\w+)\{([^}]*)\}", expression):
+    for name, matchers in re.findall(rf"({NAMES})\{{([^}}]*)\}}", expression):
         for label, _, values in re.findall(r"(\w+)\s*(=~|!=|!~|=)\s*\"([^\"]*)\"", matchers):
             assert label in SHOWN[name]
             assert set(values.split("|")) <= VALUES[label]
@@ -62,7 +69,7 @@ def test_legends_and_summaries_use_labels_that_their_expressions_have() -> None:
         grouped = re.findall(r"\bby \(([^)]*)\)", expression)
         kept = {label.strip() for part in grouped for label in part.split(",")} if grouped else None
         for label in re.findall(r"\{\{(\w+)\}\}", legend):
-            names = re.findall(r"\bimage_registry_\w+", expression)
+            names = re.findall(NAMES, expression)
             assert label in (kept if kept is not None else set.union(*(SHOWN[n] for n in names)) | FROM_PROMETHEUS)
 
 

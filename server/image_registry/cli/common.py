@@ -65,7 +65,7 @@ def telemetry_config(settings: Settings, *, process: int = 0) -> TelemetryConfig
     Raises StartError for an admin address that may not be listened on, or isn't free.
     """
     if not settings.admin_address:
-        return TelemetryConfig(None, settings.otlp_endpoint)
+        return TelemetryConfig(None, settings.otlp_endpoint, settings.otlp_ca)
     first = parse_address(settings.admin_address)
     address = Address(first.host, first.port + process)
     if not address.is_loopback and not (settings.admin_open or settings.insecure):
@@ -74,7 +74,7 @@ def telemetry_config(settings: Settings, *, process: int = 0) -> TelemetryConfig
             "loopback IMAGE_REGISTRY_ADMIN_ADDRESS, or set IMAGE_REGISTRY_ADMIN_OPEN=true"
         )
     check_free(address, "IMAGE_REGISTRY_ADMIN_ADDRESS")
-    return TelemetryConfig(address, settings.otlp_endpoint)
+    return TelemetryConfig(address, settings.otlp_endpoint, settings.otlp_ca)
 
 
 def run_until_stopped(part: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -52,13 +52,17 @@ class UpstreamTls:
 
 @dataclass(frozen=True)
 class TraceCollector:
-    """An OpenTelemetry collector that takes OTLP over HTTP: its base URL, such as `http://collector:4318`."""
+    """An OpenTelemetry collector that takes OTLP over HTTP: its base URL, such as `http://collector:4318`.
+
+    `ca`: the authority of its certificate (PEM), if it is reached by TLS.
+    """
 
     url: str
+    ca: Path = Path("/etc/ssl/certs/ca-certificates.crt")
 
     @property
     def encrypted(self) -> bool:
-        """Whether it is reached by TLS; its certificate must be of an authority that the machine trusts."""
+        """Whether it is reached by TLS."""
         return urlsplit(self.url).scheme == "https"
 
     @property
@@ -81,6 +85,7 @@ class GatewayOptions:
     - `documents`: the folder with `openapi.json` and `openapi.html`, which are served as /openapi.json and /docs;
       None: they are not.
     - `admin`: where Envoy's admin interface listens, an address or a Unix socket's path; None: nowhere.
+    - `metrics`: where Envoy's statistics are for Prometheus, at /metrics; needs `admin`, and shows nothing else of it.
     - `secrets_dir`: where Envoy finds the files of `render_secrets`.
     - `trusted_hops`: proxies in front whose `x-forwarded-for` is believed; 0: what callers send is dropped.
     - `cors_origins`: origins whose pages may call, over REST and gRPC-Web; none: both are off.
@@ -96,6 +101,7 @@ class GatewayOptions:
     descriptor_set: Path = field(default_factory=descriptor_set_path)
     documents: Path | None = None
     admin: Address | Path | None = None
+    metrics: Address | None = None
     tls: ListenerTls | None = None
     upstream_tls: UpstreamTls | None = None
     secrets_dir: Path = Path("/etc/envoy/secrets")
@@ -247,6 +253,8 @@ def production_options() -> GatewayOptions:
         share_port=True,
         descriptor_set=Path("/etc/envoy/descriptor_set.binpb"),
         documents=Path("/etc/envoy"),
+        admin=Address("127.0.0.1", 9901),
+        metrics=Address("0.0.0.0", 9464),  # noqa: S104
         tls=ListenerTls(certificates / "tls.crt", certificates / "tls.key"),
         upstream_tls=UpstreamTls(
             ca=certificates / "upstream-ca.crt",

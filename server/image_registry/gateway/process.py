@@ -65,9 +65,17 @@ class Gateway:
             raise StartError("the gateway has not been started")
         return await self._process.wait()
 
-    async def stop(self, drain_seconds: float = 5.0) -> None:
-        """Take no new connections, let requests under way end for at most `drain_seconds`, and stop Envoy."""
+    async def stop(self, drain_seconds: float = 5.0, *, leave_seconds: float = 0.0) -> None:
+        """Take no new connections, let requests under way end for at most `drain_seconds`, and stop Envoy.
+
+        For `leave_seconds` before that it still takes them, says at /healthz that it isn't healthy, and ends each
+        connection with its next answer: callers and load balancers go elsewhere.
+        """
         if self._process is not None and self._process.returncode is None:
+            if leave_seconds:
+                with contextlib.suppress(OSError):
+                    await self._admin("POST", "/healthcheck/fail")
+                await asyncio.sleep(leave_seconds)
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(drain_seconds):
                     await self._drain()
@@ -138,9 +146,14 @@ class Gateway:
 
 
 async def run_gateway(
-    options: GatewayOptions, *, stop: asyncio.Event, ready: Callable[[], None], run_dir: Path | None = None
+    options: GatewayOptions,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[], None],
+    run_dir: Path | None = None,
+    leave_seconds: float = 0.0,
 ) -> None:
-    """Run Envoy until `stop` is set; call `ready` once it accepts connections.
+    """Run Envoy until `stop` is set; call `ready` once it accepts connections. `leave_seconds`: see `Gateway.stop`.
 
     Raises StartError when it can't start, and when it ends by itself.
     """
@@ -156,7 +169,7 @@ async def run_gateway(
     finally:
         for task in waiting:
             task.cancel()
-    await gateway.stop()
+    await gateway.stop(leave_seconds=leave_seconds)
     if not stop.is_set():
         raise StartError(f"Envoy {describe_exit(await gateway.wait())}")
 

@@ -142,10 +142,6 @@ class _Installation:
             await self._supervisor.start(self._child("gateway", lambda: _answers(reachable)), rank=2)
 
     async def _start_worker(self) -> None:
-        if admin := self._environment.get(f"{_PREFIX}ADMIN_ADDRESS"):  # the server's processes have the ports before
-            first = parse_address(admin)
-            behind = first.port + int(self._environment.get(f"{_PREFIX}PROCESSES") or 1)
-            self._environment[f"{_PREFIX}ADMIN_ADDRESS"] = str(Address(first.host, behind))
         await self._supervisor.start(self._child("worker", _at_once), rank=3)
 
     async def _start_worker_later(self, bases: BasePlan) -> None:
@@ -169,11 +165,21 @@ class _Installation:
             ChildSpec(
                 name=name,
                 argv=[*self._options.command, name],
-                env=dict(self._environment),
+                env={**self._environment, **self._admin_address(name)},
                 log=self._data_dir.logs / f"{name}.log",
                 ready=ready,
             )
         )
+
+    def _admin_address(self, name: str) -> dict[str, str]:
+        """The server's processes have the configured port and those behind it, then come worker and gateway."""
+        variable = f"{_PREFIX}ADMIN_ADDRESS"
+        admin = self._environment.get(variable)
+        if not admin or name == "serve":
+            return {}
+        first = parse_address(admin)
+        behind = int(self._environment.get(f"{_PREFIX}PROCESSES") or 1) + ("worker", "gateway").index(name)
+        return {variable: str(Address(first.host, first.port + behind))}
 
     def _ready_line(self, seconds: float) -> str:
         doors = [f"gRPC on {self._options.grpc_address}"]

@@ -52,12 +52,13 @@ class NewImageRow:
     traceparent: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     row: NewImageRow
     left: float | None  # seconds, when it came
     came: float = field(default_factory=time.monotonic)
     answer: asyncio.Future[CreatedImage] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    statement: str = ""  # the span of the statement that it shared with others
 
 
 class ImageCreates:
@@ -80,8 +81,12 @@ class ImageCreates:
         waiting = _Waiting(row, deadline.remaining())
         self._gathering.append(waiting)
         self._let_leave()
-        with tracing.span("images.create", kind=tracing.Kind.CLIENT, attributes={"db.system.name": "postgresql"}):
-            return await waiting.answer
+        attributes = {"db.system.name": "postgresql"}
+        with tracing.span("images.create", kind=tracing.Kind.CLIENT, attributes=attributes) as span:
+            try:
+                return await waiting.answer
+            finally:
+                span.link(waiting.statement)
 
     def _let_leave(self) -> None:
         """Send the statement that is due, or look again when it will be."""
@@ -162,6 +167,15 @@ class ImageCreates:
         _answer(waiting, has_base=base_id is not None, job=found)
 
     async def _write_several(self, batch: Sequence[_Waiting]) -> None:
+        span = _begin_statement(batch)
+        try:
+            await self._write_rows(batch)
+        except BaseException as error:
+            span.end(type(error).__name__)
+            raise
+        span.end()
+
+    async def _write_rows(self, batch: Sequence[_Waiting]) -> None:
         found = await self._db.write_once(
             lambda conn: images.create_several(
                 conn,
@@ -174,6 +188,18 @@ class ImageCreates:
         )
         for waiting in batch:
             _answer(waiting, *found[waiting.row.image.name])
+
+
+def _begin_statement(batch: Sequence[_Waiting]) -> tracing.Span:
+    """The span of a statement for several calls: in no call's trace, so each call's own span is linked with it."""
+    if not any(tracing.is_recorded(waiting.row.traceparent) for waiting in batch):
+        return tracing.NOTHING
+    attributes: dict[str, tracing.Attribute] = {"db.system.name": "postgresql", "image_registry.creates": len(batch)}
+    name = "images.create_several"
+    span = tracing.begin(name, kind=tracing.Kind.CLIENT, parent={}, attributes=attributes, current=False)
+    for waiting in batch:
+        waiting.statement = span.traceparent()
+    return span
 
 
 def _answer(waiting: _Waiting, has_base: bool, job: images.NewJob | None) -> None:

@@ -1,7 +1,7 @@
 """OpenTelemetry: traces and metrics to a collector, by OTLP over HTTP (protobuf). Needs the extra `otel`.
 
 What is not said here, the SDK takes from OpenTelemetry's own variables: OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES,
-OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE and their like.
+OTEL_EXPORTER_OTLP_HEADERS and their like.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
+import requests
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -41,14 +44,17 @@ _W3C = TraceContextTextMapPropagator()
 
 
 @contextmanager
-def exporting(endpoint: str, part: Part) -> Iterator[None]:
-    """Record spans and send them, and the metrics, to the collector at `endpoint` until the block ends."""
+def exporting(endpoint: str, ca: Path | None, part: Part) -> Iterator[None]:
+    """Record spans and send them, and the metrics, to the collector at `endpoint` until the block ends.
+
+    `ca`: the authority of its certificate.
+    """
     base = endpoint.rstrip("/")
     attributes = {"service.name": f"image-registry-{part.value}", "service.version": version("image-registry")}
     resource = Resource.create(attributes)
     spans = TracerProvider(resource=resource, shutdown_on_exit=False)
-    spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", timeout=EXPORT_SECONDS)))
-    exporter = OTLPMetricExporter(f"{base}/v1/metrics", timeout=EXPORT_SECONDS)
+    spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{base}/v1/traces", **_transport(ca))))
+    exporter = OTLPMetricExporter(f"{base}/v1/metrics", **_transport(ca))
     numbers = MeterProvider([PeriodicExportingMetricReader(exporter)], resource, shutdown_on_exit=False)
     _send_metrics(numbers.get_meter(SCOPE), part)
     tracing.install(_Tracer(spans.get_tracer(SCOPE)))
@@ -57,6 +63,15 @@ def exporting(endpoint: str, part: Part) -> Iterator[None]:
     finally:
         tracing.install(None)
         _within(FLUSH_SECONDS, spans.shutdown, numbers.shutdown)
+
+
+def _transport(ca: Path | None) -> dict[str, Any]:
+    """How an exporter reaches its collector."""
+    if ca is None:
+        return {"timeout": EXPORT_SECONDS}
+    session = requests.Session()
+    session.trust_env = False  # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE would count more than `ca`
+    return {"timeout": EXPORT_SECONDS, "certificate_file": str(ca), "session": session}
 
 
 def _within(seconds: float, *calls: object) -> None:
@@ -113,6 +128,16 @@ class _Span:
         """See tracing.Span."""
         self._span.set_attribute(name, value)
 
+    def link(self, traceparent: str) -> None:
+        """See tracing.Span."""
+        if traceparent:
+            other = _W3C.extract({"traceparent": traceparent}, otel_context.Context())
+            self._span.add_link(trace.get_current_span(other).get_span_context())
+
+    def traceparent(self) -> str:
+        """See tracing.Span."""
+        return _traceparent(trace.set_span_in_context(self._span, otel_context.Context()))
+
     def end(self, error: str = "") -> None:
         """See tracing.Span."""
         if error:
@@ -142,6 +167,10 @@ class _Tracer:
 
     def traceparent(self) -> str:
         """See tracing.Tracer."""
-        headers: dict[str, str] = {}
-        _W3C.inject(headers)
-        return headers.get("traceparent", "")
+        return _traceparent()
+
+
+def _traceparent(context: otel_context.Context | None = None) -> str:
+    headers: dict[str, str] = {}
+    _W3C.inject(headers, context)
+    return headers.get("traceparent", "")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 from image_registry.host import StartError
 from image_registry.host.addresses import Address
@@ -16,10 +17,14 @@ from image_registry.telemetry.metrics import Part, Reading
 
 @dataclass(frozen=True, slots=True)
 class TelemetryConfig:
-    """`admin`: where Prometheus asks; `otlp_endpoint`: the collector's base URL. None and '': not at all."""
+    """`admin`: where Prometheus asks; `otlp_endpoint`: the collector's base URL. None and '': not at all.
+
+    `otlp_ca`: the authority of the collector's certificate; None: those that Python's HTTP client trusts.
+    """
 
     admin: Address | None = None
     otlp_endpoint: str = ""
+    otlp_ca: Path | None = None
 
 
 @contextmanager
@@ -41,7 +46,7 @@ def telemetry(config: TelemetryConfig, part: Part) -> Iterator[None]:
                     "IMAGE_REGISTRY_OTLP_ENDPOINT is set and OpenTelemetry is not installed: "
                     "install image-registry[otel], or unset it"
                 ) from None
-            running.enter_context(exporting(config.otlp_endpoint, part))
+            running.enter_context(exporting(config.otlp_endpoint, config.otlp_ca, part))
         yield
 
 

@@ -30,6 +30,12 @@ class Span(Protocol):
     def set(self, name: str, value: Attribute) -> None:
         """Add an attribute."""
 
+    def link(self, traceparent: str) -> None:
+        """Say that another span, elsewhere, has to do with it ('': nothing is said)."""
+
+    def traceparent(self) -> str:
+        """The header that names this span; '': it isn't recorded."""
+
     def end(self, error: str = "") -> None:
         """The work is over; `error` says in a word why it failed."""
 
@@ -54,6 +60,13 @@ class Tracer(Protocol):
 class _Nothing:
     def set(self, name: str, value: Attribute) -> None:
         """Nothing."""
+
+    def link(self, traceparent: str) -> None:
+        """Nothing."""
+
+    def traceparent(self) -> str:
+        """Nothing."""
+        return ""
 
     def end(self, error: str = "") -> None:
         """Nothing."""
@@ -114,3 +127,8 @@ def span(
 def traceparent() -> str:
     """The header `traceparent` for what this task causes elsewhere or later; '': nothing is recorded."""
     return "" if _tracer is None else _tracer.traceparent()
+
+
+def is_recorded(traceparent: str) -> bool:
+    """Whether the trace of that header is recorded (W3C Trace Context, section 3.2.2.5: the flag `sampled`)."""
+    return traceparent[-1:] in set("13579bdf")

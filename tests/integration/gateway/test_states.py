@@ -215,6 +215,30 @@ async def test_tls_and_renewed_certificates(tmp_path: Path) -> None:
         await eventually(renewed)
 
 
+async def test_metrics_say_when_the_first_certificate_ends_and_show_nothing_else(tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path)
+    metrics = Address("127.0.0.1", free_port())
+    live = (tmp_path / "live.crt", tmp_path / "live.key")
+    install(authority.issue("first", days=9), live)
+    async with (
+        proxied(metrics=metrics, tls=ListenerTls(*live)),
+        httpx.AsyncClient(base_url=f"http://{metrics}", trust_env=False) as client,
+    ):
+
+        async def days_left(days: int) -> bool:
+            text = (await client.get("/metrics")).text
+            return f"envoy_server_days_until_first_cert_expiring{{}} {days}" in text.splitlines()
+
+        await eventually(lambda: days_left(8))
+        install(authority.issue("second", days=30), live)
+        await eventually(lambda: days_left(29))
+        for method, path in (
+            *(("GET", path) for path in ("/", "/stats", "/config_dump", "/metrics/", "/metrics?help", "//metrics")),
+            *(("POST", path) for path in ("/quitquitquit", "/healthcheck/fail", "/metrics")),
+        ):
+            assert (await client.request(method, path)).status_code == 404, path
+
+
 async def test_mutual_tls_on_both_sides(tmp_path: Path) -> None:
     authority = Authority.make(tmp_path)
     server, client = authority.issue("server", NAMES), authority.issue("client")

@@ -20,7 +20,7 @@ import pytest
 
 from image_registry.builds.debian import DebianBase
 from image_registry.host import StartError
-from image_registry.host.addresses import Address, free_port
+from image_registry.host.addresses import Address, check_free, free_port
 from image_registry.local.postgres import find_running
 from image_registry.local.up import UpOptions, up
 from tests.fixtures.product import clean_environment
@@ -332,3 +332,33 @@ async def test_what_a_crash_left_in_the_way_is_waited_for(data: Path) -> None:
     stop.set()
     await running
     assert [line.partition(" ")[0] for line in said] == ["ready", "stopping"]
+
+
+def consecutive_ports(count: int) -> int:
+    """The first of ports of loopback that follow each other and were free a moment ago."""
+    while True:
+        first = free_port()
+        with contextlib.suppress(StartError, OverflowError):
+            for port in range(first, first + count):
+                check_free(Address("127.0.0.1", port), "a test")
+            return first
+
+
+def scraped(port: int) -> str:
+    """What Prometheus would read there; '': nobody answers."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+    return ""
+
+
+def test_each_process_shows_its_metrics_at_a_port_of_its_own(tmp_path: Path) -> None:
+    first = consecutive_ports(4)
+    settings = {"ADMIN_ADDRESS": f"127.0.0.1:{first}", "PROCESSES": "2"}
+    with running(tmp_path / "data", **settings) as product:
+        eventually(lambda: bool(scraped(first + 2)), explain=product.logs)  # nothing waits for the worker
+        servers, worker, gateway = [scraped(first), scraped(first + 1)], scraped(first + 2), scraped(first + 3)
+        for part, text in (("server", servers[0]), ("server", servers[1]), ("worker", worker)):
+            assert re.search(rf'^image_registry_info{{part="{part}",version="[^"]+"}} 1.0$', text, re.MULTILINE), text
+        assert "image_registry_rpcs_in_flight 0.0" in servers[1]
+        assert "image_registry_worker_slots" in worker
+        assert "envoy_server_live{} 1" in gateway

@@ -39,6 +39,8 @@ KEDA = {
     "TriggerAuthentication": {"secretTargetRef": list},
 }
 OURS = "image-registry"
+METRICS = 9464
+WATCHED = {"server", "worker", "gateway"}
 
 
 def title(one: Any) -> str:
@@ -123,18 +125,73 @@ def test_commands_exist() -> None:
 def test_ports_agree() -> None:
     envoy = yaml.safe_load((DEPLOY / "envoy" / "envoy.yaml").read_text())["static_resources"]
     listens = envoy["listeners"][0]["address"]["socket_address"]["port_value"]
-    endpoint = envoy["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    endpoint = next(one for one in envoy["clusters"] if one["name"] == "servers")["load_assignment"]["endpoints"][0][
+        "lb_endpoints"
+    ][0]["endpoint"]
     upstream = endpoint["address"]["socket_address"]
     service = resource("Service", upstream["address"])
     assert [port["port"] for port in service["spec"]["ports"]] == [upstream["port_value"]]
     ports = {port["name"]: port["containerPort"] for _, one in containers() for port in one.get("ports", [])}
-    assert ports == {"grpc": upstream["port_value"], "https": listens}
+    assert ports == {"grpc": upstream["port_value"], "https": listens, "metrics": METRICS}
     allowed = {
         (name, rule["ports"][0]["port"])
         for name in ("server", "gateway")
         for rule in resource("NetworkPolicy", name)["spec"]["ingress"]
     }
     assert allowed == {("server", ports["grpc"]), ("gateway", ports["https"])}
+
+
+def test_prometheus_finds_every_part_and_may_ask_it() -> None:
+    settings = resource("ConfigMap", "settings")["data"]
+    assert settings[f"{PREFIX}ADMIN_ADDRESS"] == f"0.0.0.0:{METRICS}"
+    assert settings[f"{PREFIX}ADMIN_OPEN"] == "true"
+    listeners = yaml.safe_load((DEPLOY / "envoy" / "envoy.yaml").read_text())["static_resources"]["listeners"]
+    assert [one["address"]["socket_address"]["port_value"] for one in listeners if one["name"] == "metrics"] == [
+        METRICS
+    ]
+    annotated = {
+        one["metadata"]["name"]: one["spec"]["template"]["metadata"].get("annotations")
+        for one in resources()
+        if one["kind"] == "Deployment"
+    }
+    wanted = {"prometheus.io/scrape": "true", "prometheus.io/port": str(METRICS), "prometheus.io/path": "/metrics"}
+    assert annotated == dict.fromkeys(WATCHED, wanted)
+    policy = resource("NetworkPolicy", "metrics")["spec"]
+    assert set(policy["podSelector"]["matchExpressions"][0]["values"]) == WATCHED
+    [rule] = policy["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": METRICS}]
+    assert all(list(sender) == ["namespaceSelector"] for sender in rule["from"]), "from Prometheus' namespace only"
+    open_to_all = [
+        port["port"]
+        for one in resources()
+        if one["kind"] == "NetworkPolicy"
+        for rule in one["spec"].get("ingress", [])
+        if "from" not in rule
+        for port in rule["ports"]
+    ]
+    assert METRICS not in open_to_all
+
+
+def test_a_collector_is_optional_and_may_be_reached() -> None:
+    for name in ("server", "worker"):
+        [container] = dict(pods())[name]["containers"]
+        assert {"configMapRef": {"name": "telemetry", "optional": True}} in container["envFrom"]
+    assert not [one for one in resources() if one["metadata"]["name"] == "telemetry" and one["kind"] == "ConfigMap"]
+    policy = resource("NetworkPolicy", "telemetry")["spec"]
+    assert set(policy["podSelector"]["matchExpressions"][0]["values"]) == WATCHED
+
+
+def test_composes_prometheus_asks_every_part_where_it_answers() -> None:
+    services = compose()["services"]
+    [scraped] = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yaml").read_text())["scrape_configs"]
+    [found] = scraped["dns_sd_configs"]
+    assert (set(found["names"]), found["port"]) == (WATCHED, METRICS)
+    for name in WATCHED:
+        assert services[name]["environment"][f"{PREFIX}ADMIN_ADDRESS"] == f"0.0.0.0:{METRICS}"
+        assert not any(str(METRICS) in port for port in services[name].get("ports", []))
+    mounted = {volume.split(":")[0] for volume in services["prometheus"]["volumes"] if volume.startswith("./")}
+    assert all((DEPLOY / path).is_file() for path in mounted)
+    assert services["prometheus"]["profiles"] == ["monitoring"]
 
 
 def test_envoy_finds_its_files() -> None:

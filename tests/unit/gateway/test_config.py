@@ -10,7 +10,14 @@ import pytest
 import yaml
 
 from image_registry.gateway import config
-from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls, render, render_secrets
+from image_registry.gateway.config import (
+    GatewayOptions,
+    ListenerTls,
+    TraceCollector,
+    UpstreamTls,
+    render,
+    render_secrets,
+)
 from image_registry.gateway.process import find_envoy
 from image_registry.host.addresses import Address
 from tests.fixtures.certificates import Authority
@@ -58,6 +65,8 @@ def test_envoy_accepts_every_option_at_once(tmp_path: Path) -> None:
         listen=Address("::1", 8443),
         upstreams=(Address("a.example", 1), Address("192.0.2.1", 2), Address("2001:db8::1", 3)),
         admin=Address("127.0.0.1", 9901),
+        metrics=Address("::1", 9464),
+        collector=TraceCollector("https://collector.example:4318"),
         tls=ListenerTls(certificate, key, client_ca=authority.certificate),
         upstream_tls=UpstreamTls(authority.certificate, "image-registry"),
         trusted_hops=2,
@@ -84,14 +93,17 @@ def validate(options: GatewayOptions, folder: Path) -> None:
 def test_nothing_of_production_is_missing() -> None:
     text = (COMMITTED / "envoy.yaml").read_text()
     rendered: Any = yaml.safe_load(text)
-    assert "admin" not in rendered
-    (listener,) = rendered["static_resources"]["listeners"]
+    assert rendered["admin"]["address"]["socket_address"]["address"] == "127.0.0.1"
+    listener, metrics = rendered["static_resources"]["listeners"]
+    manager = metrics["filter_chains"][0]["filters"][0]["typed_config"]
+    [route] = manager["route_config"]["virtual_hosts"][0]["routes"]
+    assert (route["match"]["path"], route["route"]["cluster"]) == ("/metrics", "admin")
     (chain,) = listener["filter_chains"]
     manager = chain["filters"][0]["typed_config"]
     assert chain["transport_socket"]["name"] == "envoy.transport_sockets.tls"
     assert manager["use_remote_address"] is True
     assert "json_format" in manager["access_log"][0]["typed_config"]["log_format"]
-    (cluster,) = rendered["static_resources"]["clusters"]
+    _, cluster = rendered["static_resources"]["clusters"]
     assert cluster["transport_socket"]["name"] == "envoy.transport_sockets.tls"
     assert {"outlier_detection", "health_checks", "circuit_breakers"} <= set(cluster)
     names = [entry["name"] for entry in manager["http_filters"]]
