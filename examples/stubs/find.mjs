@@ -6,4 +6,4 @@ import { ImageFinder } from "./ri/api/imageregistry/image_finder_pb.js";
 const [address, ...libraries] = process.argv.slice(2);
 const finder = createClient(ImageFinder, createGrpcTransport({ baseUrl: address }));
 const { images } = await finder.findImages({ pipRequirements: libraries.map((name) => ({ name })) });
-for (const { image, furtherLibraries } of images) console.log(`${image.name} +${furtherLibraries}`);
+for (const { image, furtherLibraries } of images) console.log(`${image?.name} +${furtherLibraries}`);
