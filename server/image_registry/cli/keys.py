@@ -34,7 +34,14 @@ def keys() -> None:
     """Make, list and revoke API keys.
 
     They are checked where IMAGE_REGISTRY_AUTH=keys is set. Roles: member (creates, reads, cancels what it created),
-    admin (also deletes, and cancels anything), system (the platform's internal calls, and reads).
+    admin (also deletes, and cancels anything), system (the platform's internal calls, and reads). Run it where the
+    database is reached (IMAGE_REGISTRY_DATABASE_URL, or the data dir of an `up`); no server need run.
+
+    \b
+    Examples:
+      image-registry keys create --role member --name ci --expires 90d
+      (umask 077; image-registry keys create --role admin --quiet > key)
+      image-registry keys list
     """
 
 

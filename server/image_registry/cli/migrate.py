@@ -22,7 +22,16 @@ from image_registry.storage.database import describe_dsn
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if the database lacks migrations.")
 @click.option("--grant-to", metavar="ROLE", help="Also give this database role what serve and worker need, no more.")
 def migrate(data_dir: Path | None, check: bool, grant_to: str | None) -> None:
-    """Bring the configured database to the schema of this version."""
+    """Bring the configured database to the schema of this version.
+
+    Run it before the servers of a new release; those that run go on through it. Twice, or from two places at once, is
+    the same as once.
+
+    \b
+    Examples:
+      image-registry migrate --check
+      image-registry migrate --grant-to image_registry
+    """
     settings = load(data_dir=data_dir)
     dsn = database_url(settings)
     try:

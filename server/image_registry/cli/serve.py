@@ -45,7 +45,16 @@ def serve(
     replica: int | None,
     replica_number: int,
 ) -> None:
-    """Run the gRPC server alone, on the configured database."""
+    """Run the gRPC server alone, on the configured database.
+
+    The database is IMAGE_REGISTRY_DATABASE_URL, with the schema that `migrate` makes, or that of an `up` in the data
+    dir. SIGTERM lets calls under way end; to replace servers without a failed call see docs/operations/upgrade.md.
+
+    \b
+    Examples:
+      image-registry serve
+      image-registry serve --processes 4 --grpc-address 0.0.0.0:50051   (with IMAGE_REGISTRY_AUTH=keys, and TLS)
+    """
     settings = load(data_dir=data_dir, grpc_address=grpc_address, insecure=insecure, processes=processes)
     set_up_logging(settings.log_format)
     dsn = database_url(settings)

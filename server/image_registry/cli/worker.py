@@ -19,7 +19,12 @@ from image_registry.worker.main import work
 @click.command()
 @data_dir_option
 def worker(data_dir: Path | None) -> None:
-    """Run a worker alone: it takes build jobs from the configured database."""
+    """Run a worker alone: it takes build jobs from the configured database.
+
+    It needs IMAGE_REGISTRY_DATABASE_URL, or an `up` in the data dir, and no port: start as many as there is work for,
+    on any machine. SIGTERM lets it finish what it can within IMAGE_REGISTRY_DRAIN_TIMEOUT; the rest goes to other
+    workers. `image-registry doctor` says what it lacks on this machine.
+    """
     settings = load(data_dir=data_dir)
     set_up_logging(settings.log_format)
     dsn = database_url(settings)
