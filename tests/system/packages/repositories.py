@@ -29,6 +29,8 @@ A package of a test.
 mkdir -p %{{buildroot}}/usr/bin
 printf '#!/bin/sh\\necho {name} {version}\\n' > %{{buildroot}}/usr/bin/{name}
 chmod 755 %{{buildroot}}/usr/bin/{name}
+%pre
+{before}
 %post
 {script}
 %files
@@ -135,9 +137,9 @@ class YumRepository:
     def __post_init__(self) -> None:
         self._build("shell", _SHELL)  # the stand-in's own shell is in no RPM
 
-    def add(self, name: str, version: str = "1.0", script: str = ":") -> None:
-        """Add a package with the program `/usr/bin/NAME`; `script` is run when it is installed."""
-        self._build(f"{name}-{version}", _SPEC.format(name=name, version=version, script=script))
+    def add(self, name: str, version: str = "1.0", script: str = ":", before: str = ":") -> None:
+        """Add a package with the program `/usr/bin/NAME`; `script` runs after its installation, `before` before."""
+        self._build(f"{name}-{version}", _SPEC.format(name=name, version=version, script=script, before=before))
 
     def _build(self, name: str, spec: str) -> None:
         work = self.folder.parent / f"rpm-{name}"

@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ grep -E '^Cap(Eff|Bnd)' /proc/self/status > /usr/share/spy/capabilities
 env > /usr/share/spy/environment
 ls /proc | grep -E '^[0-9]+$' | wc -l > /usr/share/spy/processes
 cat /proc/self/uid_map > /usr/share/spy/users
-(ls /build /root/wt /home/* /dev/vda /dev/kmsg; cat /proc/1/environ) > /usr/share/spy/machine 2>/dev/null || true
+(ls /build /root/* /home/* /dev/vda /dev/kmsg; cat /proc/1/environ) > /usr/share/spy/machine 2>/dev/null || true
 (setsid sleep 1000 &) > /dev/null 2>&1
 chown 33:33 /usr/share/spy/users
 """
@@ -152,16 +151,6 @@ async def test_a_script_that_writes_too_much(builder: PackageBuilder, apt: AptRe
     failure = await builder.refused(packages=["large"], confinement={"disk_bytes": 600 << 20})
     assert failure.reason is FailureReason.USER_ERROR
     assert failure.message == "The packages, unpacked on their base, take more than 629 MB."
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that is soon full."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500m", "tmpfs", disk], check=True)
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 async def test_a_full_disk_passes(builder: PackageBuilder, apt: AptRepository, small_disk: Path) -> None:

@@ -57,11 +57,12 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def nothing_is_left(builder: PackageBuilder) -> None:
+async def nothing_is_left(folder: Path) -> None:
+    """No process, mount, control group or temporary folder of the builds in a folder, its `work` being theirs."""
     await until(lambda: not hangs() and not sandbox_parts())
-    assert list(builder.work.iterdir()) == []
+    assert list((folder / "work").iterdir()) == []
     assert cgroups() == []
-    assert str(builder.folder) not in mounts()
+    assert str(folder) not in mounts()
 
 
 async def test_a_cancelled_build(builder: PackageBuilder, hanging: str) -> None:
@@ -70,7 +71,7 @@ async def test_a_cancelled_build(builder: PackageBuilder, hanging: str) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await nothing_is_left(builder)
+    await nothing_is_left(builder.folder)
 
 
 async def started(builder: PackageBuilder, hanging: str) -> asyncio.subprocess.Process:
@@ -89,7 +90,7 @@ async def test_a_killed_worker(builder: PackageBuilder, hanging: str) -> None:
     parent.kill()
     await parent.wait()
     await until(lambda: not list(builder.work.iterdir()))
-    await nothing_is_left(builder)
+    await nothing_is_left(builder.folder)
 
 
 async def test_a_worker_and_its_build_killed_in_the_same_moment(builder: PackageBuilder, hanging: str) -> None:
@@ -104,4 +105,4 @@ async def test_a_worker_and_its_build_killed_in_the_same_moment(builder: Package
     assert len(list(builder.work.iterdir())) == 1
     assert cgroups()
     assert remove_leftovers(builder.work) == 1
-    await nothing_is_left(builder)
+    await nothing_is_left(builder.folder)

@@ -13,6 +13,7 @@ from ri.api.imageregistry import job_status_pb2 as status
 from ri.api.imageregistry import jobs_pb2
 
 from image_registry.builds.credentials import Keyring
+from image_registry.builds.packages.wanted import Confinement
 from image_registry.builds.plan import Limits
 from image_registry.builds.plan import PackageIndex as IndexSettings
 from image_registry.builds.repositories.opening import open_home
@@ -55,8 +56,8 @@ class Deployment:
         self._index = index
 
     @asynccontextmanager
-    async def worker(self, root: str, keyring: Keyring) -> AsyncIterator[None]:
-        """A worker while the block lasts."""
+    async def worker(self, root: str, keyring: Keyring, confinement: Confinement | None = None) -> AsyncIterator[None]:
+        """A worker while the block lasts; with a confinement it installs system packages too."""
         config = BuilderConfig(
             registry_id=self.registry_id,
             home=open_home(root, keyring),
@@ -65,9 +66,10 @@ class Deployment:
             work_dir=self.folder / "work",
             index=IndexSettings(url=self._index.url),
             limits=Limits(),
+            confinement=confinement or Confinement(),
         )
         executor = Executor(config, Builds(self.database), JobLogs(self.database, 3600.0))
-        pace = WorkerConfig(concurrency=1, lease=30, poll=0.5, drain=1)
+        pace = WorkerConfig(concurrency=1, lease=30, poll=0.5, drain=1, packages=confinement is not None)
         worker, stop = Worker(self.database, executor, pace), asyncio.Event()
         task = asyncio.create_task(worker.run(stop))
         try:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from image_registry.builds.packages.wanted import Confinement
 
+_PROC = Path("/proc/self")
 _PARENT = "image-registry"
 _NEEDED = ("memory", "cpu", "pids")
 _PERIOD = 100_000  # microseconds
@@ -109,7 +110,7 @@ def _trees() -> dict[str, Path]:
     """Where each controller's tree is mounted; '' is that of version 2."""
     trees: dict[str, Path] = {}
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        for line in (_PROC / "mountinfo").read_text().splitlines():
             before, _, after = line.partition(" - ")
             kind, _, options = after.split(" ", 2)
             for name in {"cgroup": options.split(","), "cgroup2": [""]}.get(kind, []):
@@ -120,7 +121,7 @@ def _trees() -> dict[str, Path]:
 def _own_groups() -> dict[str, str]:
     groups: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in (_PROC / "cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             groups |= dict.fromkeys(controllers.split(","), path)
     return groups

@@ -92,12 +92,15 @@ class Sandbox:
         with self._control_group() as group, self._process() as process:
             if group is not None:
                 group.add(process.pid)
+            fault: StepFailedError | None = None
             try:
                 self._follow(process, steps)
             except StepFailedError as error:
-                if group is not None and group.out_of_memory_kills:
-                    raise OutOfMemoryError from error
-                raise
+                fault = error
+            if group is not None and group.out_of_memory_kills:  # whatever became of it: rpm lets scripts be killed
+                raise OutOfMemoryError from fault
+            if fault is not None:
+                raise fault
 
     @contextlib.contextmanager
     def _control_group(self) -> Iterator[ControlGroup | None]:
