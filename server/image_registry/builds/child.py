@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import signal
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from image_registry.builds.cache import make_room
 from image_registry.builds.faults import NO_ROOM, as_failure
 from image_registry.builds.lease import clock, end_of_lease
 from image_registry.builds.packages.control_group import remove_group
+from image_registry.builds.packages.identities import remove_tree
 from image_registry.builds.pipeline import Build
 from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Limits, Stage
 from image_registry.builds.processes import die_with_parent
@@ -173,7 +173,7 @@ def _remove(folder: Path) -> None:
     """Remove the folder; threads that are still writing into it may make several attempts necessary."""
     remove_group(folder)
     for _ in range(_MOST_CLEANINGS):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
         if not folder.exists():
             return
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from image_registry.builds.faults import as_failure
 from image_registry.builds.files import locked
 from image_registry.builds.lease import Lease
 from image_registry.builds.packages.control_group import remove_abandoned_groups, remove_group
+from image_registry.builds.packages.identities import remove_tree
 from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Stage
 from image_registry.builds.processes import machine_environment, oom_kills
 
@@ -104,7 +104,7 @@ def remove_leftovers(work_dir: Path) -> int:
 def remove_leftover(folder: Path) -> None:
     """Remove one."""
     remove_group(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
 
 
 def _is_nobodys(folder: Path, then: Callable[[Path], None]) -> bool:
@@ -131,7 +131,7 @@ def _own_folder(work_dir: Path) -> Iterator[tuple[Path, int]]:
             yield folder, lock or 0
     finally:
         remove_group(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
 
 
 class _Run:

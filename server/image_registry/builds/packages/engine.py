@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from image_registry.builds.packages.control_group import group_name
+from image_registry.builds.packages.identities import remove_tree
 from image_registry.builds.packages.sandbox import OutOfTimeError, Sandbox, SandboxError, Step, StepFailedError
 from image_registry.builds.packages.wanted import Confinement
 
@@ -48,9 +49,11 @@ def look_at_machine(confinement: Confinement, work_dir: Path) -> MachineCheck:
             inside = Path(folder, "sandbox")
             inside.mkdir()
             bounds = replace(confinement, seconds=_SECONDS)
-            Sandbox(inside, group_name(Path(folder)), bounds, lines.append).run(
-                [Step("engine", ("buildah", "--version"))]
-            )
+            sandbox = Sandbox(inside, group_name(Path(folder)), bounds, lines.append)
+            try:
+                sandbox.run([Step("engine", ("buildah", "--version"))])
+            finally:
+                remove_tree(inside)
     except StepFailedError as error:
         return MachineCheck(f"the container engine doesn't run: {(error.lines or [str(error)])[-1]}", "see its words")
     except OutOfTimeError:
@@ -58,7 +61,7 @@ def look_at_machine(confinement: Confinement, work_dir: Path) -> MachineCheck:
     except (SandboxError, OSError) as error:
         return MachineCheck(
             str(error),
-            "run the worker as root, or give its user subordinate ids and a control group; "
+            "run the worker as root, or give its user subordinate ids, /dev/net/tun and control groups to divide; "
             "or accept less: IMAGE_REGISTRY_SYSTEM_PACKAGES=relaxed",
         )
     return MachineCheck(gaps=tuple(line.removeprefix(_NOT_CONFINED) for line in lines if _NOT_CONFINED in line))

@@ -1,4 +1,8 @@
-"""User and group ids of a sandbox: root and 65,535 others in there, who are nobody on the machine."""
+"""User and group ids of a sandbox: 65,536 of them, root among them, who are nobody on the machine.
+
+Root takes a range that nobody has; another user the subordinate ids that are its own (subuid(5), newuidmap(1)). Files
+of those it can't read, count, give away or remove by itself: that is done in a user namespace that has them all.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,26 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 COUNT = 65_536
 _RANGE_OF_ROOT = 0x7000_0000  # behind all that systemd gives out (UIDS-GIDS.md) and below the end of 31 bits
+_SANDBOX_ROOT = "1:1"  # as the namespace of `_as_owner` sees it; 0 is this user there
+_OWNER = """\
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(0x10000000):
+    sys.exit(f"no user namespace: {os.strerror(ctypes.get_errno())}")
+os.write(1, b"\\n")
+if not os.read(0, 1):
+    sys.exit("no ids")
+os.setgroups([])
+os.setresgid(0, 0, 0)
+os.setresuid(0, 0, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 class NoIdentitiesError(Exception):
@@ -20,10 +39,8 @@ class NoIdentitiesError(Exception):
 
 @dataclass(frozen=True)
 class Identities:
-    """The sandbox's root is `root` outside, its other users are `first` and up. `is_root`: so is this user."""
+    """The sandbox's users are `first_user` and up outside, its groups `first_group` and up. `is_root`: this user is."""
 
-    root: int
-    root_group: int
     first_user: int
     first_group: int
     is_root: bool
@@ -32,31 +49,97 @@ class Identities:
     def of_this_user(cls) -> Identities:
         """Root takes a range that nobody has; others need subordinate ids. Raises NoIdentitiesError."""
         if os.geteuid() == 0:
-            return cls(_RANGE_OF_ROOT, _RANGE_OF_ROOT, _RANGE_OF_ROOT + 1, _RANGE_OF_ROOT + 1, is_root=True)
+            return cls(_RANGE_OF_ROOT, _RANGE_OF_ROOT, is_root=True)
         if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
             raise NoIdentitiesError("newuidmap is not installed (Debian: apt-get install uidmap)")
-        user, group = _subordinate(Path("/etc/subuid")), _subordinate(Path("/etc/subgid"))
-        return cls(os.geteuid(), os.getegid(), user, group, is_root=False)
+        return cls(_subordinate(Path("/etc/subuid")), _subordinate(Path("/etc/subgid")), is_root=False)
 
     def map(self, pid: int) -> None:
-        """Give the ids to the user namespace of a process. Raises OSError."""
-        for kind, root, first in (("uid", self.root, self.first_user), ("gid", self.root_group, self.first_group)):
-            numbers = ["0", str(root), "1", "1", str(first), str(COUNT - 1)]
+        """Give the ids to the user namespace of a process. Raises OSError, NoIdentitiesError."""
+        for kind, first in self._firsts():
             if self.is_root:
-                text = f"{' '.join(numbers[:3])}\n{' '.join(numbers[3:])}\n"
-                Path(f"/proc/{pid}/{kind}_map").write_text(text)
+                Path(f"/proc/{pid}/{kind}_map").write_text(f"0 {first} {COUNT}\n")
             else:
-                subprocess.run([f"new{kind}map", str(pid), *numbers], check=True, capture_output=True)
+                _map_by_program(kind, pid, "0", str(first), str(COUNT))
 
     def give(self, folder: Path) -> None:
-        """Make a new folder, and what is in it, the sandbox's root's own."""
-        if self.is_root:
-            for place, _, names in os.walk(folder):
-                os.chown(place, self.root, self.root_group)
-                for name in names:
-                    path = f"{place}/{name}"
-                    if os.lstat(path).st_nlink == 1:  # the others are the cache's too
-                        os.chown(path, self.root, self.root_group)
+        """Make a new folder, and what is in it, the sandbox's root's own; what the cache has too stays as it is.
+
+        Raises OSError, NoIdentitiesError.
+        """
+        if not self.is_root:
+            ours = ("(", "-type", "d", "-o", "-links", "1", ")")
+            self._as_owner("find", str(folder), *ours, "-exec", "chown", "-h", _SANDBOX_ROOT, "{}", "+")
+            return
+        for place, _, names in os.walk(folder):
+            os.chown(place, self.first_user, self.first_group)
+            for name in names:
+                path = f"{place}/{name}"
+                if os.lstat(path).st_nlink == 1:  # the others are the cache's too
+                    os.chown(path, self.first_user, self.first_group)
+
+    def take(self, folder: Path) -> None:
+        """Make a folder that the sandbox is done with this user's own. Raises OSError, NoIdentitiesError."""
+        if not self.is_root:
+            self._as_owner("chown", "-hR", "0:0", "--", str(folder))
+
+    def disk_use(self, folder: Path) -> int:
+        """What all files in a folder take on disk; those that vanish meanwhile count as nothing.
+
+        Raises OSError, NoIdentitiesError.
+        """
+        if not self.is_root:
+            said = self._as_owner("sh", "-c", 'du -s -B 1 -- "$0" || true', str(folder))
+            return int(said.split()[0])
+        total = 0
+        for place, _, names in os.walk(folder):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(f"{place}/{name}").st_blocks * 512
+        return total
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder with files of the sandbox's users in it. Raises OSError, NoIdentitiesError."""
+        self._as_owner("rm", "-rf", "--", str(folder))
+
+    def _firsts(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        return ("uid", self.first_user), ("gid", self.first_group)
+
+    def _as_owner(self, *command: str) -> str:
+        """Run a program that may do anything to this user's and the sandbox's files, and return what it prints."""
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _OWNER, *command],
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        with process:
+            try:
+                if process.stdout is not None and process.stdout.read(1):
+                    for kind, first in self._firsts():
+                        own = os.geteuid() if kind == "uid" else os.getegid()
+                        _map_by_program(kind, process.pid, "0", str(own), "1", "1", str(first), str(COUNT))
+                output, errors = process.communicate(b"\n")
+            finally:
+                process.kill()
+        if process.returncode:
+            raise OSError(f"{command[0]}: {errors.decode(errors='replace').strip()}")
+        return output.decode(errors="replace")
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder as far as this user can, with the files of sandboxes' users in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.geteuid() != 0 and folder.exists():
+        with contextlib.suppress(OSError, NoIdentitiesError):
+            Identities.of_this_user().remove(folder)
+
+
+def _map_by_program(kind: str, pid: int, *numbers: str) -> None:
+    done = subprocess.run([f"new{kind}map", str(pid), *numbers], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise NoIdentitiesError(f"new{kind}map refuses: {done.stderr.strip()}")
 
 
 def _subordinate(path: Path) -> int:

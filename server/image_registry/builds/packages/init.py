@@ -37,7 +37,7 @@ _NEW_CONTROL_GROUPS, _NEW_USERS, _NEW_PROCESSES, _NEW_NETWORK = 0x2000000, 0x100
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC, _REMOUNT, _BIND, _DEEP, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 _DETACH = 2
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _ROOT = "/tmp"  # noqa: S108 (a mount point in a mount namespace of our own)
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LONGEST_LINE = 4096
@@ -66,9 +66,11 @@ def main() -> NoReturn:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of the user id takes it away
+    _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # so that a worker that isn't root may find the namespaces
     network = _NEW_NETWORK if instructions["network"] else 0
     _call("unshare", _NEW_MOUNTS | _NEW_PROCESSES | _NEW_IPC | _NEW_HOST_NAME | _NEW_CONTROL_GROUPS | network)
     _await("network")
+    _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
     child = os.fork()
     if child:
         os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)

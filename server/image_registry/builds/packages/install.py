@@ -30,6 +30,7 @@ from image_registry.builds.oci.manifest import (
     digest_of,
 )
 from image_registry.builds.packages.control_group import group_name
+from image_registry.builds.packages.identities import remove_tree
 from image_registry.builds.packages.managers import Recipe, cause, container_environment, recipe
 from image_registry.builds.packages.sandbox import (
     OutOfDiskError,
@@ -106,7 +107,7 @@ class _Installation:
             self._install()
             return tidy_layer(self._changes(), began, _title(self._wanted), path)
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_tree(self._folder)
 
     def _lay_out(self) -> None:
         """Put the base into the sandbox's folder as an OCI image layout: links to blobs that are here already."""

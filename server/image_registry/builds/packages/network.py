@@ -28,6 +28,7 @@ _DENIED = (
 )
 # As root slirp4netns 1.2 takes mounts away that it shares with the machine, named network namespaces (those of other
 # containers) among them. A user namespace of another user shares none.
+_TUN = "/dev/net/tun"
 _OWN_MOUNTS = ("unshare", "--mount", "--propagation=private") if os.geteuid() == 0 else ()
 
 
@@ -75,13 +76,17 @@ def _own_addresses() -> list[str]:
 @contextlib.contextmanager
 def way_out(pid: int) -> Iterator[None]:
     """Connect the network namespace of a process to the machine's network. Raises NoNetworkError."""
+    if not os.access(_TUN, os.R_OK | os.W_OK):
+        raise NoNetworkError(f"{_TUN} can't be opened by this user")
     own = os.getpid()
+    # Its own sandbox wants ids that a plain user's namespace doesn't have.
+    enclosed = ("--enable-sandbox",) if os.geteuid() == 0 else ()
     ready, ready_writer = os.pipe()
     process = subprocess.Popen(
         [
             *_OWN_MOUNTS,
             *("slirp4netns", "--configure", "--mtu=65520", f"--cidr={_NETWORK}", "--disable-host-loopback"),
-            *("--enable-sandbox", "--enable-seccomp", f"--ready-fd={ready_writer}"),
+            *(*enclosed, "--enable-seccomp", f"--ready-fd={ready_writer}"),
             *("--netns-type=path", f"--userns-path=/proc/{pid}/ns/user", f"/proc/{pid}/ns/net", "tap0"),
         ],
         env={"PATH": os.environ.get("PATH", os.defpath)},

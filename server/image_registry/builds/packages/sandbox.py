@@ -86,9 +86,13 @@ class Sandbox:
         """
         try:
             self._identities = Identities.of_this_user()
+            self._identities.give(self._folder)
+            self._run(steps)
+            self._identities.take(self._folder)
         except NoIdentitiesError as error:
             raise SandboxError(str(error)) from error
-        self._identities.give(self._folder)
+
+    def _run(self, steps: Sequence[Step]) -> None:
         with self._control_group() as group, self._process() as process:
             if group is not None:
                 group.add(process.pid)
@@ -203,7 +207,7 @@ class Sandbox:
                 if now > deadline:
                     raise OutOfTimeError(self._step)
                 if now > next_look:
-                    if _disk_use(self._folder) > self._confinement.disk_bytes:
+                    if self._identities.disk_use(self._folder) > self._confinement.disk_bytes:
                         raise OutOfDiskError
                     next_look = now + _LOOK_SECONDS + 10 * (time.monotonic() - now)
                 if not selector.select(min(_LOOK_SECONDS, deadline - now)):
@@ -221,13 +225,3 @@ def _tell(process: subprocess.Popen[bytes], line: str) -> None:
     with contextlib.suppress(BrokenPipeError):  # it ended; what it said tells more
         process.stdin.write(f"{line}\n".encode())
         process.stdin.flush()
-
-
-def _disk_use(folder: Path) -> int:
-    """What all files in a folder take on disk; those that vanish meanwhile count as nothing."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(f"{place}/{name}").st_blocks * 512
-    return total
