@@ -137,6 +137,7 @@ def page() -> str:
 
 What a process shows at `IMAGE_REGISTRY_ADMIN_ADDRESS` for Prometheus, and sends to `IMAGE_REGISTRY_OTLP_ENDPOINT`.
 Beside these there are the Prometheus client's own about the process (`process_…`) and Python (`python_…`).
+A gateway shows Envoy's statistics (`envoy_…`) there.
 
 | name | type | labels | process | meaning |
 | --- | --- | --- | --- | --- |

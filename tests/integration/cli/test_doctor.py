@@ -2,17 +2,23 @@
 
 import asyncio
 import os
+import ssl
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
+from image_registry.gateway.config import ListenerTls
 from image_registry.host.addresses import free_port
+from tests.fixtures.certificates import Authority
 from tests.fixtures.postgres import clone_database
 from tests.fixtures.rest import Rest
 from tests.fixtures.service import Service
+from tests.integration.gateway.conftest import proxied
+from tests.integration.gateway.test_states import eventually, status_is
 
 
 @dataclass
@@ -152,3 +158,24 @@ async def test_a_faulty_setting_is_one_sentence() -> None:
     assert report.code == 1
     assert "IMAGE_REGISTRY_POOL_SIZE" in report.text
     assert "Traceback" not in report.text
+
+
+async def test_a_gateway_with_tls_is_asked_by_tls_and_its_certificate_looked_at(tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path)
+    certificate, key = authority.issue("gateway")
+    async with proxied(tls=ListenerTls(certificate, key)) as running:
+        trust = ssl.create_default_context(cafile=str(authority.certificate))
+        async with httpx.AsyncClient(base_url=f"https://{running.address}", verify=trust, trust_env=False) as client:
+            await eventually(lambda: status_is(client, "/healthz", 200))
+        tls = {"http_tls_certificate": certificate, "http_tls_key": key}
+        report = await doctor(http_address=running.address, data_dir=tmp_path, system_packages="off", **tls)
+        assert report.line("gateway") == f"ok      gateway      https://{running.address} answers"
+        assert report.line("certificates").startswith(f"note    certificates {certificate} (IMAGE_REGISTRY_HTTP_TLS_")
+        strict = await doctor(
+            http_address=running.address,
+            data_dir=tmp_path,
+            system_packages="off",
+            http_tls_client_ca=authority.certificate,
+            **tls,
+        )
+    assert "wants a certificate of its callers" in strict.line("gateway")

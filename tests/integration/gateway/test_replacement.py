@@ -30,6 +30,7 @@ from tests.fixtures.proxied import Upstream
 from tests.integration.gateway.test_states import eventually
 
 KUBERNETES = Path(__file__).parents[3] / "deploy" / "kubernetes" / "gateway.yaml"
+LOOK = 1.0  # seconds between a load balancer's looks at health
 LEAVE = "3"  # seconds instead of those of a deployment, whose calls may take longer
 CALLS_BETWEEN = 200
 
@@ -88,7 +89,7 @@ def pre_stop(admin: Address) -> list[str]:
 
 @dataclass
 class Balancer:
-    """Passes connections on; asks its backends for their health five times a second."""
+    """Passes connections on; asks its backends for their health now and then."""
 
     backends: list[Address] = field(default_factory=list)
     healthy: list[Address] = field(default_factory=list)
@@ -109,7 +110,7 @@ class Balancer:
     async def _look(self) -> None:
         while True:
             self.healthy = [one for one in self.backends if await http_status(one, "/healthz") == 200]
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(LOOK)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.turn += 1
