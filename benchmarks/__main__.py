@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to run [all; quick: all but peers]")
     parser.add_argument("--tables", action="store_true", help="print the tables too")
     parser.add_argument("--soak", type=float, metavar="SECONDS", help="only watch a server's memory under full load")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the databases in this folder, and use those that are there"
+    )
     chosen = parser.parse_args()
     program = tools.go_program("load")
     if program is None:
@@ -62,7 +65,7 @@ def main() -> None:
 async def _run(chosen: argparse.Namespace, program: Path, folder: Path) -> int:
     quick = chosen.quick
     began = time.monotonic()
-    async with Environment(folder) as environment:
+    async with Environment(folder, chosen.keep) as environment:
         bench = Bench(
             environment,
             Load(program, seconds=chosen.seconds or (0.8 if quick else 2.5)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import signal
@@ -17,9 +18,10 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from benchmarks.load import fill
+from benchmarks.load import fill, make_bitmaps
 from image_registry.host.addresses import free_port
 from image_registry.local.postgres import EmbeddedPostgres
+from image_registry.storage import migrations
 
 LISTEN_SECONDS = 120.0  # peers import for a long time
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -47,23 +49,28 @@ class Server:
 
 
 class Environment:
-    """An async context manager: leaving it stops everything and removes the data."""
+    """An async context manager: leaving it stops everything. `keep` is a folder for the databases that stays."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: Path | None = None) -> None:
         self.folder = folder
-        self._postgres = EmbeddedPostgres(folder / "data")
+        self._postgres = EmbeddedPostgres(keep or folder / "data")
+        self._stop = self._postgres.stop if keep else self._postgres.kill
         self._servers: list[Server] = []
+        self._current: set[str] = set()  # databases that have the schema of this version
 
     async def __aenter__(self) -> Environment:
         """Start Postgres with the settings of the product: every commit is durable."""
         self.folder.mkdir(parents=True, exist_ok=True)
         await self._postgres.start()
+        async with await psycopg.AsyncConnection.connect(self.dsn("postgres"), autocommit=True) as conn:
+            await conn.execute("alter system set max_wal_size = '16GB'")  # no checkpoint under way while all is loaded
+            await conn.execute("select pg_reload_conf()")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop everything."""
         self.stop_servers()
-        await self._postgres.kill()
+        await self._stop()
 
     def dsn(self, database: str) -> str:
         """The connection string of a database."""
@@ -74,8 +81,15 @@ class Environment:
         name = f"images_{images}_{libraries}"
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as conn:
             if conn.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
-                conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-                fill(self.dsn(name), images, libraries)
+                half = sql.Identifier(f"{name}_half")
+                conn.execute(sql.SQL("drop database if exists {}").format(half))
+                conn.execute(sql.SQL("create database {}").format(half))
+                fill(self.dsn(f"{name}_half"), images, libraries)
+                conn.execute(sql.SQL("alter database {} rename to {}").format(half, sql.Identifier(name)))
+        if name not in self._current:
+            asyncio.run(migrations.migrate(self.dsn(name), lambda _: None))  # it may be kept from an older version
+            make_bitmaps(self.dsn(name))
+            self._current.add(name)
         return self.dsn(name)
 
     def database(self, name: str) -> str:

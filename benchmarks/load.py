@@ -1,8 +1,8 @@
 """Fills a registry's database with sample images by COPY: `python -m benchmarks.load --images 1000000 --dsn …`.
 
-The tables must be empty. One process for each core makes rows and copies them; the indexes of the libraries are dropped
-before and made again after, which is several times faster than keeping them. A load that was broken off leaves a
-database without them: drop it and begin anew.
+The tables must be empty. One process for each core makes rows and copies them; indexes are dropped before and made
+again after, which is several times faster than keeping them. A load that was broken off leaves a database without them:
+drop it and begin anew. A server whose `max_wal_size` is some gigabytes loads a million faster.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
@@ -22,10 +22,14 @@ import psycopg
 from psycopg import sql
 
 from benchmarks import data
+from benchmarks.console import say
+from image_registry.registry import library_bitmaps
 from image_registry.requirements import version_key
 from image_registry.storage import migrations
+from image_registry.storage.database import Database
 
 PART = 5_000  # images that are copied in one transaction
+SAY_EVERY = 10.0  # seconds between two lines about the progress
 
 
 def fill(dsn: str, images: int, libraries: int = 60, processes: int | None = None) -> None:
@@ -34,10 +38,51 @@ def fill(dsn: str, images: int, libraries: int = 60, processes: int | None = Non
     with psycopg.connect(dsn, autocommit=True) as conn:
         _refuse_used(conn)
         base = _system_image(conn)
-        with _without_indexes(conn, "image_libraries"):
-            _copy_all(dsn, images, libraries, base, processes or os.cpu_count() or 1)
+        progress = _Progress(images)
+        with _without_indexes(conn, progress):
+            _copy_all(dsn, images, libraries, base, processes or os.cpu_count() or 1, progress)
+        progress.say("looking over all of it (vacuum, analyze)")
         conn.execute("vacuum (analyze)")
+        progress.say("making the bitmaps of popular libraries")
+        make_bitmaps(dsn)
         conn.execute("checkpoint")
+
+
+def make_bitmaps(dsn: str) -> None:
+    """Do at once what workers do in time for lists of images that hardly ever meet."""
+
+    async def make() -> None:
+        db = Database(dsn, size=1, wait=30, statement_timeout=60)
+        await db.open()
+        try:
+            while await library_bitmaps.tend(db, long_log=1):
+                pass
+        finally:
+            await db.close()
+
+    asyncio.run(make())
+
+
+class _Progress:
+    """Lines about a load, none for one that is done in no time."""
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self._copied = 0
+        self._began = self._said = time.monotonic()
+
+    def copied(self, images: int) -> None:
+        self._copied += images
+        now = time.monotonic()
+        if now - self._said > SAY_EVERY:
+            self._said = now
+            rate = self._copied / (now - self._began)
+            self.say(f"{self._copied:,} of {self._images:,} images copied, {rate:,.0f} a second")
+
+    def say(self, text: str) -> None:
+        seconds = time.monotonic() - self._began
+        if seconds > SAY_EVERY:
+            say(f"  {seconds:4.0f} s: {text}")
 
 
 def _refuse_used(conn: psycopg.Connection) -> None:
@@ -56,19 +101,19 @@ def _system_image(conn: psycopg.Connection) -> int:
     return int(row[0])
 
 
-def _copy_all(dsn: str, images: int, libraries: int, base: int, processes: int) -> None:
+def _copy_all(dsn: str, images: int, libraries: int, base: int, processes: int, progress: _Progress) -> None:
     parts = [(dsn, images, libraries, base, first) for first in range(0, images, PART)]
     if min(processes, len(parts)) == 1:
         for part in parts:
-            _copy(*part)
+            progress.copied(_copy(*part))
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(_copy, *part) for part in parts]:
-            done.result()
+        for done in as_completed([pool.submit(_copy, *part) for part in parts]):
+            progress.copied(done.result())
 
 
-def _copy(dsn: str, images: int, libraries: int, base: int, first: int) -> None:
-    """Copy PART images from number `first` on."""
+def _copy(dsn: str, images: int, libraries: int, base: int, first: int) -> int:
+    """Copy PART images from number `first` on; returns how many there were."""
     found = list(islice(data.samples(images, libraries, first=first), PART))
     with psycopg.connect(dsn) as conn, conn.cursor() as cursor:
         cursor.execute("set session_replication_role = replica")  # no triggers: what is loaded keeps their rules anyway
@@ -77,12 +122,17 @@ def _copy(dsn: str, images: int, libraries: int, base: int, first: int) -> None:
             "copy images (name, role, status, python_version, platform_tag, base_image_id,"
             " definition, library_count) from stdin"
         ) as rows:
-            for sample in found:
-                definition = "\\\\x" + sample.definition().hex()
-                rows.write(f"{sample.name}\t2\t3\t{data.PYTHON}\tv1\t{base}\t{definition}\t{len(sample.libraries)}\n")
+            rows.write("".join([_image_row(sample, base) for sample in found]))
         with cursor.copy("copy image_libraries (library, image_name, version) from stdin") as rows:
-            for sample in found:
-                rows.write("".join(f"{one}\t{sample.name}\t{_key(version)}\n" for one, version in sample.libraries))
+            rows.write(
+                "".join([f"{one}\t{sample.name}\t{_key(v)}\n" for sample in found for one, v in sample.libraries])
+            )
+    return len(found)
+
+
+def _image_row(sample: data.Sample, base: int) -> str:
+    definition = "\\\\x" + sample.definition().hex()
+    return f"{sample.name}\t2\t3\t{data.PYTHON}\tv1\t{base}\t{definition}\t{len(sample.libraries)}\n"
 
 
 @cache
@@ -91,27 +141,29 @@ def _key(version: str) -> str:
 
 
 @contextmanager
-def _without_indexes(conn: psycopg.Connection, table: str) -> Iterator[None]:
-    """Drop the table's keys and indexes, and make them again."""
+def _without_indexes(conn: psycopg.Connection, progress: _Progress) -> Iterator[None]:
+    """Drop what is dear to keep up to date: all but the keys of `images`. Make it again, with all cores."""
     keys = conn.execute(
-        "select conname, pg_get_constraintdef(oid) from pg_constraint where conrelid = %s::regclass and contype = 'p'",
-        [table],
+        "select conname, pg_get_constraintdef(oid) from pg_constraint"
+        " where conrelid = 'image_libraries'::regclass and contype = 'p'"
     ).fetchall()
     indexes = conn.execute(
         "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index"
-        " where indrelid = %s::regclass and not indisprimary",
-        [table],
+        " where indrelid in ('images'::regclass, 'image_libraries'::regclass) and not indisunique"
     ).fetchall()
+    table = sql.SQL("alter table image_libraries")
     for key, _ in keys:
-        conn.execute(sql.SQL("alter table {} drop constraint {}").format(sql.Identifier(table), sql.Identifier(key)))
+        conn.execute(table + sql.SQL(" drop constraint {}").format(sql.Identifier(key)))
     for index, _ in indexes:
         conn.execute(sql.SQL("drop index {}").format(sql.Identifier(index)))
     yield
-    conn.execute("set maintenance_work_mem = '1GB'")
+    conn.execute("set maintenance_work_mem = '2GB'")
+    conn.execute(f"set max_parallel_maintenance_workers = {(os.cpu_count() or 2) - 1}")
     for key, definition in keys:
-        statement = sql.SQL("alter table {} add constraint {} ").format(sql.Identifier(table), sql.Identifier(key))
-        conn.execute(statement + sql.SQL(definition))
-    for _, definition in indexes:
+        progress.say(f"making {key}")
+        conn.execute(table + sql.SQL(" add constraint {} ").format(sql.Identifier(key)) + sql.SQL(definition))
+    for index, definition in indexes:
+        progress.say(f"making {index}")
         conn.execute(definition)
 
 
@@ -125,7 +177,7 @@ def main() -> None:
     chosen = parser.parse_args()
     began = time.monotonic()
     fill(chosen.dsn, chosen.images, chosen.libraries, chosen.processes)
-    print(f"{chosen.images} images with {chosen.libraries} libraries each in {time.monotonic() - began:.0f} s")  # noqa: T201
+    say(f"{chosen.images:,} images with {chosen.libraries} libraries each in {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

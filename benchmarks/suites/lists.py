@@ -33,9 +33,9 @@ CASES: Mapping[str, tuple[str, Sequence[LibraryFilter]]] = {
     "first page": ("", ()),
     "deep": ("team-5", ()),
     "a library in nearly all": ("", _filters(_L(0))),
-    "in two of five": ("", _filters(_L(9))),
-    "in one of 20": ("", _filters(_L(100))),
-    "in one of 200": ("", _filters(_L(1000))),
+    "in every second": ("", _filters(_L(9))),
+    "in one of 15": ("", _filters(_L(100))),
+    "in one of 150": ("", _filters(_L(1000))),
     "in twenty": ("", _filters(data.RARE)),
     "in none": ("", _filters("absent")),
     "a popular one at a rare version": ("", _filters((_L(3), "0.9.1"))),
@@ -43,13 +43,22 @@ CASES: Mapping[str, tuple[str, Sequence[LibraryFilter]]] = {
     "two popular, deep": ("team-5", _filters(_L(1), (_L(3), "2.1.0"))),
     "five popular": ("", _filters(*(_L(rank) for rank in range(5)))),
     "five popular with versions": ("", _filters(*((_L(rank), "2.1.0") for rank in range(5)))),
-    "two in one of 20": ("", _filters(_L(100), _L(120))),
-    "three in one of 20": ("", _filters(_L(100), _L(110), _L(120))),
+    "two in one of 15": ("", _filters(_L(100), _L(120))),
+    "three in one of 15": ("", _filters(_L(100), _L(110), _L(120))),
+    "three in one of 150": ("", _filters(_L(1000), _L(1010), _L(1020))),
     "rare and popular": ("", _filters(data.RARE, _L(0))),
     "rare and popular at its rarest version": ("", _filters(data.RARE, (data.HALF_A, data.RAREST_VERSION))),
     "two popular that never meet": ("", _filters(data.HALF_A, data.HALF_B)),
+    "the same, deep": ("team-5", _filters(data.HALF_A, data.HALF_B)),
+    "a popular one at two versions": ("", _filters((_L(0), "2.1.0"), (_L(0), "2.0.3"))),
 }
-WORST = ("rare and popular at its rarest version", "two popular that never meet")
+WORST = (
+    "rare and popular at its rarest version",
+    "two popular that never meet",
+    "the same, deep",
+    "a popular one at two versions",
+    "three in one of 150",
+)
 
 
 def run(bench: Bench) -> None:

@@ -3,8 +3,9 @@
 A page with several conditions is read off the rarest of them: the names that meet it are taken in order from the index,
 and each is looked up for the others. Which is the rarest is seen from the index too, right behind the page's position,
 since Postgres' own estimates know neither the position nor which libraries go together. Conditions that are all common
-and yet hardly ever meet would make that walk long; after `CANDIDATES` names the whole lists are joined instead.
-Measurements are in docs/performance.
+and yet hardly ever meet would make that walk long. When the `FIRST` names have shown that the page won't be full
+after `CANDIDATES`, the bitmaps of popular libraries say which images may meet them all; where those don't help, whole
+lists are joined. Measurements are in docs/performance.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from psycopg.rows import tuple_row
 from image_registry import limits
 from image_registry.models import LibraryFilter, ListedImage
 from image_registry.requirements import library_key, version_key
+from image_registry.storage import library_bitmaps
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
 from image_registry.storage.rows import present
 
 SAMPLE = 500  # entries behind the position: the condition that gets farthest with as many names is the rarest
-CANDIDATES = 3_000  # names of the rarest condition that are looked up before the lists are joined
+FIRST = 100  # names of the rarest condition that are looked up to see whether `CANDIDATES` would fill the page
+CANDIDATES = 3_000  # names of the rarest condition that are looked up at most
+FEW_IDS = 5_000  # of bitmaps, that are looked up sooner than as many names
+MOST_IDS = 20_000  # of bitmaps, that are looked up sooner than lists are joined
 _SQL = load("image_pages.sql")
 
 
@@ -47,10 +52,32 @@ async def _rows(conn: Connection, conditions: list[_Condition], values: dict[str
         return await _fetch(conn, _named(_list(conditions[0], "limit")), values)
     reached = await _reached(conn, conditions, values)
     conditions = sorted(conditions, key=lambda one: reached[one] or _THE_END, reverse=True)
-    rows = await _fetch(conn, _named(_looked_up(conditions)), values | {"walked": CANDIDATES})
-    if reached[conditions[0]] is None or len(rows) == values["limit"]:
+    walk = _named(_looked_up(_list(conditions[0], "walked"), conditions[1:]))
+    short = reached[conditions[0]] is None
+    first = SAMPLE if short else FIRST
+    rows = await _fetch(conn, walk, values | {"walked": first})
+    if short or len(rows) == values["limit"]:
         return rows
-    return await _fetch(conn, _named(_joined(conditions)), values)
+    if len(rows) * CANDIDATES < values["limit"] * first:
+        few = await _of_bitmaps(conn, conditions, values, FEW_IDS)
+        if few is not None:
+            return few
+    rows = await _fetch(conn, walk, values | {"walked": CANDIDATES})
+    if len(rows) == values["limit"]:
+        return rows
+    many = await _of_bitmaps(conn, conditions, values, MOST_IDS)
+    return many if many is not None else await _fetch(conn, _named(_joined(conditions)), values)
+
+
+async def _of_bitmaps(
+    conn: Connection, conditions: Sequence[_Condition], values: dict[str, Any], most: int
+) -> list[ListedImage] | None:
+    """The page, from what bitmaps let through; None: that is more than `most` images, or there is no telling."""
+    wanted = [(values["library" + one.number], values.get("version" + one.number)) for one in conditions]
+    ids = await library_bitmaps.candidates(conn, wanted, most)
+    if ids is None:
+        return None
+    return await _fetch(conn, _named(_looked_up(_fill("of_ids"), conditions)), values | {"ids": ids})
 
 
 async def _fetch(conn: Connection, images: LiteralString, values: dict[str, Any]) -> list[ListedImage]:
@@ -102,10 +129,9 @@ def _list(condition: _Condition, limit: LiteralString) -> LiteralString:
     return _fill("list", condition=condition.sql, limit=limit)
 
 
-def _looked_up(conditions: Sequence[_Condition]) -> LiteralString:
-    first, *others = conditions
-    lookups: LiteralString = " and ".join(_fill("lookup", condition=one.sql) for one in others)
-    return _fill("looked_up", walked=_list(first, "walked"), lookups=lookups)
+def _looked_up(names: LiteralString, conditions: Sequence[_Condition]) -> LiteralString:
+    lookups: LiteralString = " and ".join(_fill("lookup", condition=one.sql) for one in conditions)
+    return _fill("looked_up", walked=names, lookups=lookups)
 
 
 def _joined(conditions: Sequence[_Condition]) -> LiteralString:

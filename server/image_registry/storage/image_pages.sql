@@ -36,6 +36,10 @@ select w.image_name from (<walked>) w where <lookups> order by w.image_name limi
 -- name: lookup
 exists (select from image_libraries l where l.image_name = w.image_name and <condition> offset 0)
 
+-- Those of some images behind the position, in order.
+-- name: of_ids
+select i.name as image_name from images i where i.id = any (%(ids)s::bigint[]) and i.name > %(after)s order by i.name
+
 -- Those that are in all lists, by whatever join the planner likes best.
 -- name: joined
 select image_name from <lists> order by image_name limit %(limit)s

@@ -19,6 +19,7 @@ from image_registry.builds.repositories.opening import CLOUDS, open_home
 from image_registry.builds.runner import remove_leftovers
 from image_registry.errors import RegistryError
 from image_registry.host import StartError
+from image_registry.registry import library_bitmaps
 from image_registry.registry.builds import Builds
 from image_registry.registry.garbage import Places
 from image_registry.registry.job_logs import JobLogs
@@ -34,6 +35,7 @@ from image_registry.worker.loop import Worker, WorkerConfig
 log = logging.getLogger(__name__)
 
 CACHE_INTERVAL = 60.0  # seconds between two looks at the cache's size, for the metrics
+BITMAPS_INTERVAL = 10.0  # seconds between two looks for libraries of finished builds that have no bits yet
 CARE_INTERVAL = 600.0  # seconds between two looks for logs that are over their time, and for leftovers
 
 
@@ -75,12 +77,13 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
         (catalogue.WORKER_JOBS, metrics.one(lambda: worker.jobs_under_way)),
         (catalogue.CACHE_BYTES, metrics.one(lambda: cache.latest() or 0)),
     ]
-    caretaker = asyncio.create_task(_take_care(db, logs, config.work_dir))
+    helpers = [asyncio.create_task(_take_care(db, logs, config.work_dir)), asyncio.create_task(_tend_bitmaps(db))]
     try:
         with metrics.sampled(readings):
             await worker.run(stop)
     finally:
-        caretaker.cancel()
+        for helper in helpers:
+            helper.cancel()
 
 
 async def _take_care(db: Database, logs: JobLogs, work_dir: Path) -> None:
@@ -95,6 +98,19 @@ async def _take_care(db: Database, logs: JobLogs, work_dir: Path) -> None:
             while await db.write(lambda conn: create_requests.expire(conn, limits.REQUEST_ID_SECONDS)):
                 pass
         await asyncio.sleep(CARE_INTERVAL)
+
+
+async def _tend_bitmaps(db: Database) -> None:
+    """Keep the bitmaps of popular libraries up to date."""
+    while True:
+        try:
+            while await library_bitmaps.tend(db):
+                pass
+        except RegistryError as error:
+            log.warning("the bitmaps of popular libraries are brought up to date later: %s", error)
+        except Exception:
+            log.exception("the bitmaps of popular libraries are brought up to date later")
+        await asyncio.sleep(BITMAPS_INTERVAL)
 
 
 async def _check(home: Home) -> None:

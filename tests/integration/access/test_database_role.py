@@ -19,7 +19,8 @@ from image_registry.models import BuildReport, Outcome, PipLibrary, Role, Termin
 from image_registry.registry.builds import Builds
 from image_registry.registry.job_logs import JobLogs
 from image_registry.registry.keys import Keys
-from image_registry.storage import create_requests, migrations
+from image_registry.registry.library_bitmaps import tend
+from image_registry.storage import create_requests, library_bitmaps, migrations
 from image_registry.storage.database import Database
 from tests.fixtures.keyed import Person
 from tests.fixtures.service import make_settings, running_service
@@ -41,8 +42,9 @@ def restricted(dsn: str) -> Iterator[str]:
 
 
 async def test_it_is_enough_for_everything_that_is_served_and_built(
-    dsn: str, restricted: str, database: Database
+    dsn: str, restricted: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(library_bitmaps, "POPULAR", 0)
     people = {role: (await Keys(database).create(role)).secret for role in Role}
     settings = make_settings(auth="keys", key_requests=0)
     async with running_service(settings, restricted) as service:
@@ -66,9 +68,11 @@ async def test_it_is_enough_for_everything_that_is_served_and_built(
         await service.server.database.write(lambda conn: create_requests.expire(conn, 0))
     with psycopg.connect(dsn) as owner:
         audited = owner.execute("select count(*) from audit_log where who <> 'operator'").fetchone()
+        bitmaps = owner.execute("select library, version from library_bitmaps order by 1, 2").fetchall()
         used = owner.execute("select count(*) from api_keys where last_used_at is not null").fetchone()
     assert audited == (6,)
     assert used == (3,)
+    assert bitmaps == [("numpy", "*"), ("numpy", "1")]
 
 
 async def _build_everything(db: Database) -> None:
@@ -86,6 +90,7 @@ async def _build_everything(db: Database) -> None:
     await builds.report_worker(uuid4(), packages=True)
     await builds.judge_waiting(silence=30, patience=600)
     await builds.reconcile()
+    await tend(db, long_log=1)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ async def test_pages_hold_what_a_search_of_everything_finds(
     size: int,
 ) -> None:
     monkeypatch.setattr(image_pages, "SAMPLE", sample)
+    monkeypatch.setattr(image_pages, "FIRST", min(sample, candidates))
     monkeypatch.setattr(image_pages, "CANDIDATES", candidates)
     wanted = [LibraryFilter(name, version) for name, version in filters]
     expected = [

@@ -158,6 +158,17 @@ def check_capabilities(conn: psycopg.Connection) -> None:
     assert conn.execute("select needs_packages from jobs").fetchall() == [(True,)]
 
 
+def write_bitmaps(conn: psycopg.Connection) -> None:
+    conn.execute("insert into library_bitmaps values ('numpy', '*', 0, decode(repeat('ff', 2048), 'hex'))")
+    conn.execute("update image_libraries set version = version")
+
+
+def check_bitmaps(conn: psycopg.Connection) -> None:
+    assert conn.execute("select library, get_bit(bits, 2) from library_bitmaps").fetchall() == [("numpy", 1)]
+    logged = "select distinct name, libraries, versions from library_log join images on images.id = image_id"
+    assert conn.execute(logged).fetchall() == [("vision", ["numpy"], ["1.26.4"])]
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -175,6 +186,7 @@ DATA = {
     9: Data(write_trace, check_trace),
     10: Data(write_capabilities, check_capabilities),
     11: Data(nothing, nothing),
+    12: Data(write_bitmaps, check_bitmaps),
 }
 
 

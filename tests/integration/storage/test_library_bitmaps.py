@@ -1,0 +1,239 @@
+"""Bitmaps of popular libraries, beside builds, deletes and folds: a page holds what a search of everything finds."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import psycopg
+import pytest
+
+from image_registry.models import ImageDefinition, ImageReference, LibraryFilter, PipLibrary, ReferenceType, RoleType
+from image_registry.registry.library_bitmaps import tend
+from image_registry.requirements import version_key
+from image_registry.storage import image_pages, images, library_bitmaps
+from image_registry.storage.database import Connection, Database
+
+LIBRARIES = {"numpy": ["1.0", "2.0"], "pandas": ["1.0", "2.0+cu"], "rare": ["1"]}
+FILTERS: list[list[tuple[str, str | None]]] = [
+    [("half", None), ("other-half", None)],
+    [("numpy", "1.0"), ("numpy", "2.0")],
+    [("numpy", "2.0"), ("pandas", None)],
+    [("pandas", "2.0"), ("half", None), ("numpy", None)],
+    [("pandas", "2.0+cu"), ("other-half", None)],
+    [("rare", None), ("numpy", None)],
+]
+LACKING_BITS = """select l.library, l.version, i.name from image_libraries l join images i on i.name = l.image_name
+    cross join lateral (values ('*'), (l.version)) as v (version)
+    where exists (select from library_bitmaps b where b.library = l.library and b.version = v.version)
+        and not exists (select from library_log o where o.image_id = i.id)
+        and not exists (select from library_bitmaps b where b.library = l.library and b.version = v.version
+            and b.chunk = i.id / 16384 and get_bit(b.bits, (i.id % 16384)::integer) = 1)"""
+
+
+@pytest.fixture(autouse=True)
+def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bitmaps from a handful of images on, and pages that soon need them."""
+    monkeypatch.setattr(library_bitmaps, "POPULAR", 3)
+    monkeypatch.setattr(library_bitmaps, "MAPPED_AT_ONCE", 2)
+    monkeypatch.setattr(library_bitmaps, "FOLDED_AT_ONCE", 3)
+    monkeypatch.setattr(image_pages, "SAMPLE", 1)
+    monkeypatch.setattr(image_pages, "FIRST", 1)
+    monkeypatch.setattr(image_pages, "CANDIDATES", 1)
+
+
+@pytest.fixture
+def helped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many candidates bitmaps gave, for each page that they were of help to."""
+    found: list[int] = []
+
+    async def counted(conn: Connection, wanted: list[tuple[str, str | None]], most: int) -> list[int] | None:
+        ids = await original(conn, wanted, most)
+        found.extend([] if ids is None else [len(ids)])
+        return ids
+
+    original = library_bitmaps.candidates
+    monkeypatch.setattr(library_bitmaps, "candidates", counted)
+    return found
+
+
+@dataclass
+class Registry:
+    """A database, and what must be in it by now."""
+
+    db: Database
+    writer: Connection
+    held: dict[str, dict[str, str]] = field(default_factory=dict)
+    ids: dict[str, int] = field(default_factory=dict)
+    on_commit: list[Callable[[], None]] = field(default_factory=list)
+
+    async def create(self, name: str, first_id: int | None = None) -> None:
+        """An image without libraries."""
+        insert = """insert into images (id, name, role, status, python_version, platform_tag, definition)
+            overriding system value
+            values (coalesce(%s, nextval('images_id_seq')), %s, 1, 3, '3.11', 'v1', '') returning id"""
+        row = await self.db.write_once(lambda conn: fetch_one(conn, insert, [first_id, name]))
+        self.ids[name], self.held[name] = row["id"], {}
+
+    async def build(self, conn: Connection, name: str, libraries: dict[str, str]) -> None:
+        """A rebuild of an image, as the service records it."""
+        old, new = definition(name, self.held[name]), definition(name, libraries)
+        status = "update images set status = 2, status_before_rebuild = 3 where id = %s"
+        await conn.execute(status, [self.ids[name]])
+        await images.end_ready(
+            conn, self.ids[name], definition=b"x", digest="", base_digest="", lock_file="", old=old, new=new
+        )
+
+    async def delete(self, name: str) -> None:
+        """The end of an image."""
+        found = await self.db.read(partial(images.get, name=name))
+        assert found is not None
+        await self.db.write(lambda conn: images.delete(conn, found, definition(name, self.held[name])))
+        del self.held[name], self.ids[name]
+
+    def matching(self, filters: list[tuple[str, str | None]]) -> list[str]:
+        """The names of a search of everything."""
+        return [name for name, held in sorted(self.held.items()) if all(meets(held, *one) for one in filters)]
+
+    async def pages(self, filters: list[tuple[str, str | None]], size: int) -> list[str]:
+        """The names of all pages."""
+        wanted, seen, more = [LibraryFilter(*one) for one in filters], [""], True
+        while more:
+            page = partial(image_pages.page, after=seen[-1], size=size, filters=wanted)
+            found, more = await self.db.read(page)
+            seen += [image.name for image in found]
+        return seen[1:]
+
+
+@pytest.fixture
+async def registry(dsn: str, database: Database) -> AsyncIterator[Registry]:
+    async with await Connection.connect(dsn) as writer:
+        writer.row_factory = psycopg.rows.dict_row
+        yield Registry(database, writer)
+
+
+def definition(name: str, libraries: dict[str, str]) -> ImageDefinition:
+    base = ImageReference("base", ReferenceType.MANAGED)
+    one = ImageDefinition(name, RoleType.USER_DEFINED, "3.11", base, f"oci:/{name}", "v1")
+    return replace(one, pip_libraries=tuple(PipLibrary(*pair) for pair in libraries.items()))
+
+
+def meets(held: dict[str, str], library: str, version: str | None) -> bool:
+    if library not in held or version is None:
+        return library in held
+    (public, local), wanted = version_key(held[library]), version_key(version)
+    return public == wanted[0] and wanted[1] in {"", local}
+
+
+async def fetch_one(conn: Connection, statement: str, values: list[object]) -> dict[str, int]:
+    row = await (await conn.execute(statement, values)).fetchone()
+    assert row is not None
+    return row
+
+
+async def tend_to_the_end(db: Database) -> None:
+    """As workers do, for so long that every library was looked at."""
+    await db.write_once(lambda conn: conn.execute("update library_survey set rounds = 0"))
+    while await tend(db, long_log=1):
+        pass
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_pages_are_right_whatever_happens_between_them(registry: Registry, helped: list[int], seed: int) -> None:
+    dice = random.Random(seed)
+
+    def contents() -> dict[str, str]:
+        half = {dice.choice(["half", "other-half"]): "1.0"}
+        return half | {
+            library: dice.choice(versions)
+            for library, versions in LIBRARIES.items()
+            if dice.random() < (0.05 if library == "rare" else 0.7)
+        }
+
+    for number in range(20):  # ids in two chunks
+        await registry.create(f"image-{number:02}", None if number % 2 else 16_384 + 50 * (seed + 1) + number)
+    pending: tuple[str, dict[str, str]] | None = None
+    for step in range(120):
+        name = dice.choice(sorted(registry.held))
+        what = dice.choice(["build", "build", "build", "begin", "end", "delete", "fold", "tend", "page"])
+        if what == "build" and (pending is None or pending[0] != name):
+            libraries = contents()
+            await registry.db.write(partial(registry.build, name=name, libraries=libraries))
+            registry.held[name] = libraries
+        elif what == "begin" and pending is None:  # its rows are written, and seen by nobody yet
+            pending = name, contents()
+            await registry.build(registry.writer, *pending)
+        elif what == "end" and pending is not None:
+            if dice.random() < 0.8:
+                await registry.writer.commit()
+                registry.held[pending[0]] = pending[1]
+            else:
+                await registry.writer.rollback()
+            pending = None
+        elif what == "delete" and (pending is None or pending[0] != name) and dice.random() < 0.5:
+            await registry.delete(name)
+            await registry.create(f"image-{step:03}")
+        elif what == "fold":
+            await tend(registry.db, long_log=1)
+        elif what == "tend":
+            await tend_to_the_end(registry.db)
+        elif what == "page":
+            for filters in FILTERS:
+                assert await registry.pages(filters, dice.choice([1, 2, 50])) == registry.matching(filters)
+        assert await registry.db.read(lambda conn: rows(conn, LACKING_BITS)) == []
+    assert len(helped) > 10
+
+
+async def rows(conn: Connection, statement: str) -> list[dict[str, object]]:
+    return await (await conn.execute(statement)).fetchall()
+
+
+async def test_conditions_that_never_meet_are_told_by_their_bitmaps_alone(
+    registry: Registry, helped: list[int]
+) -> None:
+    for number in range(12):
+        await registry.create(f"image-{number:02}")
+        libraries = {"half" if number % 2 else "other-half": "1.0"}
+        await registry.db.write(partial(registry.build, name=f"image-{number:02}", libraries=libraries))
+    wanted: list[tuple[str, str | None]] = [("half", None), ("other-half", "1.0")]
+    assert await registry.pages(wanted, 50) == []
+    assert helped == []  # no bitmaps yet
+    await tend_to_the_end(registry.db)
+    assert await registry.pages(wanted, 50) == []
+    assert helped == [0]
+    await registry.db.write(partial(registry.build, name="image-07", libraries={"half": "1.0", "other-half": "1.0"}))
+    assert await registry.pages(wanted, 50) == ["image-07"]
+    assert helped == [0, 1]  # the one of the log
+
+
+async def test_too_many_candidates_or_too_long_a_log_are_left_to_the_join(
+    registry: Registry, helped: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        await registry.create(f"image-{number:02}")
+        both = {"numpy": "1.0", "half": "1.0"}
+        await registry.db.write(partial(registry.build, name=f"image-{number:02}", libraries=both))
+    await tend_to_the_end(registry.db)
+    expected = sorted(registry.ids)
+    assert await registry.pages([("numpy", None), ("half", None)], 50) == expected
+    assert helped == [12]
+    monkeypatch.setattr(image_pages, "FEW_IDS", 11)
+    assert await registry.pages([("numpy", None), ("half", None)], 50) == expected
+    assert helped == [12, 12]  # after more names
+    monkeypatch.setattr(image_pages, "MOST_IDS", 11)
+    assert await registry.pages([("numpy", None), ("half", None)], 50) == expected
+    assert helped == [12, 12]
+
+
+async def test_one_at_a_time_changes_bitmaps(registry: Registry) -> None:
+    for number in range(5):
+        await registry.create(f"image-{number}")
+        await registry.db.write(partial(registry.build, name=f"image-{number}", libraries={"numpy": "1.0"}))
+    async with registry.writer.transaction():
+        assert await library_bitmaps.hold(registry.writer)
+        assert not await tend(registry.db, long_log=1)
+        assert await registry.db.read(lambda conn: rows(conn, "select from library_bitmaps")) == []
+    await tend_to_the_end(registry.db)
+    found = await registry.db.read(lambda conn: rows(conn, "select library, version from library_bitmaps order by 2"))
+    assert [tuple(row.values()) for row in found] == [("numpy", "*"), ("numpy", "1")]
+    assert await registry.db.read(lambda conn: rows(conn, "select from library_log")) == []
