@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 from uuid import UUID
 
@@ -169,15 +170,25 @@ def reported_libraries(request: pb.UpdateBuildInfoRequest) -> tuple[PipLibrary, 
 def _pip_requirements(request: _WithRequirements, faults: Faults) -> list[PipRequirement]:
     wanted = faults.bounded("pipRequirements", request.pip_requirements, limits.REQUIREMENTS)
     seen: dict[str, str] = {}
+    found: list[PipRequirement] = []
     for number, one in enumerate(wanted):
         where = f"pipRequirements[{number}]"
-        name_fault = rules.pip_name_fault(one.name)
+        judged = _judge if max(len(one.name), len(one.version_specifier)) <= limits.FIELD else _judge.__wrapped__
+        requirement, name_fault, specifier_fault, key = judged(one.name, one.version_specifier)
         faults.add(f"{where}.name", name_fault)
-        faults.add(f"{where}.versionSpecifier", rules.pip_specifier_fault(one.version_specifier))
+        faults.add(f"{where}.versionSpecifier", specifier_fault)
         if name_fault is None:
-            name = one.name.partition("[")[0].strip()
-            faults.add_if_repeated(f"{where}.name", rules.library_key(name), seen, name)
-    return [PipRequirement(one.name, one.version_specifier) for one in wanted]
+            faults.add_if_repeated(f"{where}.name", key, seen, one.name.partition("[")[0].strip())
+        found.append(requirement)
+    return found
+
+
+@lru_cache(2048)  # the same few are sent again and again; longer texts than are allowed aren't kept
+def _judge(name: str, specifier: str) -> tuple[PipRequirement, str | None, str | None, str]:
+    """The requirement, what is wrong with its name and its specifier, and the name as others compare it."""
+    name_fault = rules.pip_name_fault(name)
+    key = rules.library_key(name.partition("[")[0].strip()) if name_fault is None else ""
+    return PipRequirement(name, specifier), name_fault, rules.pip_specifier_fault(specifier), key
 
 
 def _package_requirements(

@@ -79,7 +79,7 @@ class AuditTrail:
             await self._something.wait()
             self._something.clear()
             try:
-                while self._waiting:
+                for _ in range(0, len(self._waiting), AT_ONCE):  # what comes meanwhile waits, or each write would be tiny
                     await self._write_some()
             except RegistryError:
                 self._something.set()  # the database is away: its own log line says so

@@ -28,7 +28,7 @@ from image_registry.storage.database import Database
 from image_registry.telemetry import tracing
 
 STATEMENTS = 2  # under way at once: one that waits for a name holds up those who share it, and no others
-PACE = 0.01  # seconds from a statement to the next that needn't wait for its end, nor for as many creates
+PACE = 0.02  # seconds from a statement to the next that needn't wait for its end, nor for as many creates
 LARGEST_BATCH = 64  # creates of one statement
 
 

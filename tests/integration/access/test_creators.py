@@ -12,6 +12,8 @@ from ri.api.imageregistry import job_logs_pb2, job_status_pb2
 from ri.api.imageregistry.job_logs_pb2_grpc import JobLogsStub
 
 from image_registry.models import Role
+from image_registry.registry import audit
+from image_registry.registry.caller import UNCHECKED
 from image_registry.registry.keys import Keys
 from image_registry.storage.database import Connection, Database
 from tests.fixtures.keyed import person, reason
@@ -107,6 +109,20 @@ async def test_who_did_what_is_a_line_and_a_row(service: Service, caplog: pytest
     assert any("refused" in r.getMessage() and "needs an API key" in r.getMessage() for r in caplog.records)
     for secret in (member.key, admin.key):
         assert secret not in caplog.text
+
+
+async def test_what_is_noted_while_rows_are_written_waits_for_the_next_write(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a busy server would write all the time, a few rows in each transaction."""
+    monkeypatch.setattr(audit, "INTERVAL", 3600)
+    async with audit.AuditTrail(database) as trail:
+        for number in range(50):
+            trail.note(UNCHECKED, what="CreateImage", target=f"image-{number}", result="OK")
+            await database.read(lambda conn: conn.execute("select 1"))
+    rows = await _rows(database, "select target, xmin::text from audit_log order by id")
+    assert [target for target, _ in rows] == [f"image-{number}" for number in range(50)]
+    assert len({transaction for _, transaction in rows}) == 2
 
 
 async def test_the_audit_log_is_only_ever_added_to(database: Database) -> None:
