@@ -18,7 +18,7 @@ _CALLS_A_SECOND = 8_000  # more than any server here creates
 _SCRIPT = """\\set n random(0, 1000000000000000)
 with image as (
     insert into images (name, role, status, python_version, platform_tag, base_image_id, definition)
-    select 'pgbench-' || :n, 2, 1, b.python_version, b.platform_tag, b.id, convert_to(repeat('x', 300), 'utf8')
+    select 'pgbench-' || :n, 2, 1, b.python_version, b.platform_tag, b.id, convert_to(repeat('x', 256), 'utf8')
     from images b where b.name = 'system-python-3-11' on conflict (name) do nothing returning id, name, definition
 )
 insert into jobs (kind, priority, image_id, image_name, repository, definition)

@@ -79,7 +79,7 @@ class AuditTrail:
             await self._something.wait()
             self._something.clear()
             try:
-                for _ in range(0, len(self._waiting), AT_ONCE):  # what comes meanwhile waits, or each write would be tiny
+                for _ in range(0, len(self._waiting), AT_ONCE):  # what comes meanwhile waits: no tiny writes
                     await self._write_some()
             except RegistryError:
                 self._something.set()  # the database is away: its own log line says so
