@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,7 @@ def keep(part: str, report: Report, *, images: int, effort: str, command: str) -
         images,
         f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         command,
-        tools.version_of("git", "describe", "--always", "--dirty"),
+        _commit(),
         effort,
         round(os.getloadavg()[1], 1),
         _versions(),
@@ -59,6 +60,12 @@ def kept(parts: list[str]) -> list[Result]:
         values = json.loads(file.read_text(encoding="utf-8"))
         found.append(Result(**values | {"figures": [Figure(**figure) for figure in values["figures"]]}))
     return sorted(found, key=lambda result: (parts.index(result.part), result.images))
+
+
+def _commit() -> str:
+    """What is checked out, with a `+` where the code differs from it."""
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "benchmarks", "generated", "server"], check=False)
+    return tools.version_of("git", "rev-parse", "--short", "HEAD") + "+" * (changed.returncode == 1)
 
 
 def _versions() -> str:
