@@ -23,6 +23,7 @@ from image_registry.builds.plan import PackageIndex as IndexSettings
 from tests.fixtures.base_image import TestBase
 from tests.fixtures.package_index import PackageIndex
 from tests.fixtures.rootfs import unpack_image
+from tests.fixtures.survivors import eventually
 from tests.integration.builds.conftest import until
 from tests.integration.builds.test_processes import _PARENT
 from tests.system.packages.conftest import PackageBuilder
@@ -105,6 +106,13 @@ class Account:
         return output
 
 
+def removed(group: Path) -> bool:
+    """Whether a control group is gone; one with processes stays."""
+    with contextlib.suppress(OSError):
+        group.rmdir()
+    return not group.exists()
+
+
 @contextlib.contextmanager
 def an_account(*options: str) -> Iterator[Account]:
     name = f"rootless-{uuid4().hex[:8]}"
@@ -126,11 +134,9 @@ def an_account(*options: str) -> Iterator[Account]:
             os.chown(group, user.pw_uid, user.pw_gid)
         yield Account(name, room / "folder", room, groups)
     finally:
-        for group in groups:
-            with contextlib.suppress(OSError):
-                (group / "image-registry").rmdir()
-            group.rmdir()
         shutil.rmtree(room)
+        for group in groups:  # a killed worker's build removes its folder, and ends a moment later
+            eventually(lambda group=group: removed(group / "image-registry") and removed(group), 30)
         subprocess.run(["userdel", name], check=True, capture_output=True)  # refuses while it has processes
 
 
