@@ -201,7 +201,7 @@ typecheck: install ## strict types
 	@$(BIN)/mypy -p image_registry
 
 docs: install ## the pages of docs/ as a site in build/docs, links checked; without network
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@said=$$(NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict 2>&1) || { echo "$$said"; exit 1; }  # --quiet would undo --strict
 	@! grep -roE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//[^>]*' build/docs --include='*.html' || \
 	    { echo "These pages fetch something from outside."; exit 1; }
 	@echo build/docs/index.html
