@@ -13,8 +13,13 @@ from psycopg import errors, sql
 
 _LOCK = 0x696D_6167_6572_6567  # "imagereg": one migration at a time in a database
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
+_COMPATIBLE = re.compile(r"^-- compatible from: (\d+)$", re.MULTILINE)
 _BOOKS = """create table if not exists schema_migrations (
     version integer primary key, name text not null, applied_at timestamptz not null default now())"""
+
+# Each step, and the oldest schema whose releases work after it; by way of JSON, as older schemas lack the column.
+_APPLIED = """select version, coalesce((to_jsonb(s) ->> 'compatible_from')::integer, version)
+    from schema_migrations s order by version"""
 
 
 class MigrationError(Exception):
@@ -29,6 +34,12 @@ class Migration:
     name: str
     sql: LiteralString
 
+    @property
+    def compatible_from(self) -> int | None:
+        """The oldest schema whose releases work after this step, too; None: those that know the step alone."""
+        line = _COMPATIBLE.search(self.sql)
+        return int(line[1]) if line else None
+
 
 def known() -> list[Migration]:
     """The steps that ship with this version, in order."""
@@ -42,7 +53,7 @@ async def migrate(dsn: str, on_step: Callable[[str], None], *, up_to: int | None
     """Apply what is missing, each step in a transaction of its own; returns how many were applied.
 
     `up_to` stops at an earlier version (for tests of upgrades). Several callers at once wait for each other.
-    Raises MigrationError for a schema newer than this version, psycopg.OperationalError without a database.
+    Raises MigrationError for a schema too new for this version, psycopg.OperationalError without a database.
     """
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=5) as conn:
         await conn.execute("select pg_advisory_lock(%s)", [_LOCK])
@@ -55,6 +66,11 @@ async def migrate(dsn: str, on_step: Callable[[str], None], *, up_to: int | None
                 await conn.execute(
                     "insert into schema_migrations (version, name) values (%s, %s)", [step.version, step.name]
                 )
+                if step.compatible_from is not None:
+                    await conn.execute(
+                        "update schema_migrations set compatible_from = %s where version = %s",
+                        [step.compatible_from, step.version],
+                    )
         return len(missing)
 
 
@@ -84,12 +100,13 @@ async def _missing(conn: psycopg.AsyncConnection) -> list[Migration]:
     exists = await (await conn.execute("select to_regclass('schema_migrations')")).fetchone()
     if exists is None or exists[0] is None:
         return steps
-    rows = await (await conn.execute("select version from schema_migrations")).fetchall()
-    applied = {row[0] for row in rows}
+    rows = await (await conn.execute(_APPLIED)).fetchall()
     newest = steps[-1].version
-    if applied and max(applied) > newest:
+    too_new = [version for version, needed in rows if version > newest and needed > newest]
+    if too_new:
         raise MigrationError(
-            f"the database has schema version {max(applied)}, this version of image-registry knows up to {newest}: "
+            f"the database has schema version {max(too_new)}, this version of image-registry knows up to {newest}: "
             "run the newer version, or restore a backup from before the upgrade"
         )
+    applied = {version for version, _ in rows}
     return [step for step in steps if step.version not in applied]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,8 +16,10 @@ from image_registry.codec import encode_definition
 from image_registry.host.addresses import free_port
 from image_registry.models import ImageDefinition, ImageReference, PipLibrary, ReferenceType, RoleType
 from image_registry.storage import migrations
+from image_registry.storage.database import describe_dsn
 from tests.fixtures.postgres import clone_database
 from tests.fixtures.product import clean_environment
+from tests.fixtures.server_process import ServerProcess
 from tests.fixtures.service import make_settings, running_service
 
 VERSIONS = [step.version for step in migrations.known()]
@@ -169,6 +172,11 @@ def check_bitmaps(conn: psycopg.Connection) -> None:
     assert conn.execute(logged).fetchall() == [("vision", ["numpy"], ["1.26.4"])]
 
 
+def check_steps(conn: psycopg.Connection) -> None:
+    wanted = [(step.version, step.compatible_from) for step in migrations.known()]
+    assert conn.execute("select version, compatible_from from schema_migrations order by 1").fetchall() == wanted
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -187,6 +195,7 @@ DATA = {
     10: Data(write_capabilities, check_capabilities),
     11: Data(nothing, nothing),
     12: Data(write_bitmaps, check_bitmaps),
+    13: Data(nothing, check_steps),
 }
 
 
@@ -279,10 +288,41 @@ def test_the_commands_say_how_the_schema_stands(empty: str) -> None:
     assert (code, out) == (0, "the schema is current\n")
 
 
-def test_a_schema_of_a_newer_version_is_refused_in_one_sentence(dsn: str) -> None:
-    newer = VERSIONS[-1] + 1
-    with psycopg.connect(dsn) as conn:
-        conn.execute("insert into schema_migrations (version, name) values (%s, 'later')", [newer])
+def later(*compatible_from: int | None) -> list[migrations.Migration]:
+    """Steps of releases to come, each adding a table, and saying from which schema on releases work with it."""
+    return [
+        migrations.Migration(
+            VERSIONS[-1] + number,
+            f"later_{number}",
+            f"create table later_{number} ()" + ("" if oldest is None else f";\n-- compatible from: {oldest}\n"),
+        )
+        for number, oldest in enumerate(compatible_from, 1)
+    ]
+
+
+def migrate_by_a_later_release(dsn: str, *compatible_from: int | None) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        steps = [*migrations.known(), *later(*compatible_from)]
+        patch.setattr(migrations, "known", lambda: steps)
+        assert migrate(dsn) == [f"migration {step.version:04} {step.name}" for step in later(*compatible_from)]
+        assert asyncio.run(migrations.check(dsn)) == []
+
+
+NEWEST = VERSIONS[-1]
+
+
+@pytest.mark.parametrize(
+    ("compatible_from", "refused"),
+    [
+        ([None], NEWEST + 1),
+        ([NEWEST, NEWEST + 1], NEWEST + 2),
+        ([None, NEWEST], NEWEST + 1),
+    ],
+)
+def test_a_schema_of_a_newer_version_is_refused_in_one_sentence(
+    dsn: str, compatible_from: list[int | None], refused: int
+) -> None:
+    migrate_by_a_later_release(dsn, *compatible_from)
     with pytest.raises(migrations.MigrationError):
         asyncio.run(migrations.check(dsn))
     for arguments in (
@@ -294,9 +334,33 @@ def test_a_schema_of_a_newer_version_is_refused_in_one_sentence(dsn: str) -> Non
         code, out, err = command(dsn, *arguments)
         assert (code, out) == (1, "")
         assert err == (
-            f"error: the database has schema version {newer}, this version of image-registry knows up to "
-            f"{VERSIONS[-1]}: run the newer version, or restore a backup from before the upgrade\n"
+            f"error: the database has schema version {refused}, this version of image-registry knows up to "
+            f"{NEWEST}: run the newer version, or restore a backup from before the upgrade\n"
         )
+
+
+def test_a_newer_schema_that_says_so_is_worked_with(dsn: str, tmp_path: Path) -> None:
+    with psycopg.connect(dsn) as conn:
+        write_images(conn)
+    migrate_by_a_later_release(dsn, NEWEST, NEWEST - 1)
+    assert command(dsn, "migrate") == (0, f"{describe_dsn(dsn)} is current, 0 migrations applied\n", "")
+    assert command(dsn, "migrate", "--check") == (0, "the schema is current\n", "")
+    asyncio.run(serve_what_was_migrated(dsn))
+    server = ServerProcess(dsn)
+    server.start()
+    server.terminate()
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "image_registry", "worker"],
+        env=clean_environment(DATABASE_URL=dsn, DATA_DIR=str(tmp_path), REPOSITORY=f"oci:{tmp_path}/images"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with worker:
+        lines = iter(worker.stdout.readline, "") if worker.stdout else iter(())
+        begun = any("takes jobs" in line for line in lines)
+        worker.terminate()
+    assert begun
 
 
 def test_an_unreachable_database_is_one_sentence_without_the_password(unused_tcp_port: int) -> None:
