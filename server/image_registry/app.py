@@ -314,10 +314,9 @@ def _listen(server: aio.Server, address: str, certificates: ServerCertificates |
 
 
 async def _watch_database(server: Server) -> None:
-    """NOT_SERVING while Postgres is away."""
+    """NOT_SERVING while Postgres is away. Looks at once: only what was there before can be seen to go away."""
     serving = True
     while True:
-        await asyncio.sleep(HEALTH_INTERVAL)
         try:
             await server.database.ping()
             answers = True
@@ -330,3 +329,4 @@ async def _watch_database(server: Server) -> None:
             server.health.set_serving(serving)
             if serving:
                 log.info("serving again")
+        await asyncio.sleep(HEALTH_INTERVAL)

@@ -53,6 +53,20 @@ async def idle_streams(target: Target) -> str:
     return f"{number} streams, {refused} refused"
 
 
+async def burst_of_streams(target: Target) -> str:
+    """The same calls all at once: the gRPC library refuses what it can't queue."""
+    number, connections = scaled(1000, 10_000), scaled(5, 50)
+    block = http2.call(LIST, target.metadata)
+    held = [await Connection.open(target.port) for _ in range(connections)]
+    for one in held:
+        streams = [frame(http2.HEADERS, one.stream(), block, http2.END_HEADERS) for _ in range(number // connections)]
+        await one.send(b"".join(streams))
+    await asyncio.sleep(HOLD)
+    refused = sum(one.seen["reset"] for one in held)
+    await _close(held)
+    return f"{number} streams at once, {refused} refused"
+
+
 async def slow_drip(target: Target) -> str:
     """A request of which one byte comes at a time."""
     held = [await Connection.open(target.port) for _ in range(scaled(20, 100))]

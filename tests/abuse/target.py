@@ -30,12 +30,16 @@ def scaled(short: int, full: int) -> int:
 
 @dataclass
 class Target:
-    """A door (the gRPC server's, or the gateway's) and the process behind it. `key` is a member's."""
+    """A door (the gRPC server's, or the gateway's) and the process behind it.
+
+    `key` is a member's, whom the attacker robbed; the bystander has one of its own.
+    """
 
     name: str
     port: int
     pid: int
     key: str
+    bystander_key: str
 
     @property
     def metadata(self) -> list[tuple[str, str]]:
@@ -118,17 +122,18 @@ def caller(target: Target) -> Iterator[Callable[[], bool]]:
     if target.name == "gRPC":
         with grpc.insecure_channel(f"127.0.0.1:{target.port}") as channel:
             list_images = ImageRegistryStub(channel).ListImages
+            metadata = [("rime-api-key", target.bystander_key)]
 
             def by_grpc() -> bool:
                 try:
-                    list_images(pb.ListImagesRequest(), metadata=target.metadata, timeout=PATIENCE)
+                    list_images(pb.ListImagesRequest(), metadata=metadata, timeout=PATIENCE)
                 except grpc.RpcError:
                     return False
                 return True
 
             yield by_grpc
     else:
-        headers = {"rime-api-key": target.key}
+        headers = {"rime-api-key": target.bystander_key}
         with httpx.Client(base_url=f"http://127.0.0.1:{target.port}", timeout=PATIENCE) as client:
 
             def by_rest() -> bool:

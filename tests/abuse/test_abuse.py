@@ -24,6 +24,7 @@ SERVED = 0.95  # of the bystander's calls, on a machine that attacker, bystander
 GRPC = [
     attacks.idle_connections,
     attacks.idle_streams,
+    attacks.burst_of_streams,
     attacks.slow_drip,
     attacks.rapid_reset,
     attacks.floods_of_control_frames,
@@ -36,6 +37,7 @@ GRPC = [
 GATEWAY = [
     attacks.idle_connections,
     attacks.idle_streams,
+    attacks.burst_of_streams,
     attacks.slow_drip,
     attacks.rapid_reset,
     attacks.floods_of_control_frames,
@@ -50,11 +52,19 @@ pytestmark = [pytest.mark.timeout(1200 if FULL else 180), pytest.mark.xdist_grou
 def doors(
     postgres_server: str, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Target]]:
-    """The real server and the real gateway, for all attacks."""
-    with clone_database(postgres_server, migrated_template) as dsn, asyncio.Runner() as runner:
-        context = _running(dsn, tmp_path_factory.mktemp("abuse"))
-        yield runner.run(context.__aenter__())
-        runner.run(context.__aexit__(None, None, None))
+    """The real server and the real gateway, for all attacks. The rate limit, which would end most of them at once, is
+    off."""
+    with clone_database(postgres_server, migrated_template) as dsn:
+        yield from _doors(dsn, tmp_path_factory.mktemp("abuse"), {"IMAGE_REGISTRY_KEY_REQUESTS": "0"})
+
+
+@pytest.fixture(scope="module")
+def limited_doors(
+    postgres_server: str, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Target]]:
+    """The same with the rate limit that is there by default."""
+    with clone_database(postgres_server, migrated_template) as dsn:
+        yield from _doors(dsn, tmp_path_factory.mktemp("limited"), {})
 
 
 @pytest.mark.parametrize("attack", GRPC, ids=lambda attack: attack.__name__)
@@ -67,8 +77,21 @@ async def test_the_gateway(doors: dict[str, Target], attack: attacks.Attack) -> 
     await _holds(doors["gateway"], attack)
 
 
+@pytest.mark.parametrize("door", ["gRPC", "gateway"])
+async def test_a_greedy_key(limited_doors: dict[str, Target], door: str) -> None:
+    """The burst as it meets a deployment whose limits were left as they are."""
+    await _holds(limited_doors[door], attacks.burst_of_streams, "burst, rate limit on")
+
+
+def _doors(dsn: str, folder: Path, environment: dict[str, str]) -> Iterator[dict[str, Target]]:
+    with asyncio.Runner() as runner:
+        context = _running(dsn, folder, environment)
+        yield runner.run(context.__aenter__())
+        runner.run(context.__aexit__(None, None, None))
+
+
 @asynccontextmanager
-async def _running(dsn: str, folder: Path) -> AsyncIterator[dict[str, Target]]:
+async def _running(dsn: str, folder: Path, more: dict[str, str]) -> AsyncIterator[dict[str, Target]]:
     grpc_port, http_port = free_port(), free_port()
     environment = {
         "IMAGE_REGISTRY_DATABASE_URL": dsn,
@@ -76,27 +99,27 @@ async def _running(dsn: str, folder: Path) -> AsyncIterator[dict[str, Target]]:
         "IMAGE_REGISTRY_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
         "IMAGE_REGISTRY_HTTP_ADDRESS": f"127.0.0.1:{http_port}",
         "IMAGE_REGISTRY_AUTH": "keys",
-        "IMAGE_REGISTRY_KEY_REQUESTS": "0",  # the limit would end most attacks at once
+        **more,
     }
     db = Database(dsn, size=2, wait=5, statement_timeout=10)
     await db.open()
-    key = (await Keys(db).create(Role.MEMBER)).secret
+    key, bystander_key = [(await Keys(db).create(Role.MEMBER)).secret for _ in range(2)]
     await db.close()
     async with (
         process("serve", environment=environment, log=folder / "serve.log") as server,
         process("gateway", environment=environment, log=folder / "gateway.log") as gateway,
     ):
         doors = {
-            "gRPC": Target("gRPC", grpc_port, server, key),
-            "gateway": Target("gateway", http_port, gateway, key),
+            "gRPC": Target("gRPC", grpc_port, server, key, bystander_key),
+            "gateway": Target("gateway", http_port, gateway, key, bystander_key),
         }
         for door in doors.values():
             await answers(door)
         yield doors
 
 
-async def _holds(door: Target, attack: attacks.Attack) -> None:
-    outcome = await under(door, attack.__name__.replace("_", " "), attack)
+async def _holds(door: Target, attack: attacks.Attack, name: str = "") -> None:
+    outcome = await under(door, name or attack.__name__.replace("_", " "), attack)
     await answers(door)
     assert outcome.peak - outcome.before < MEMORY, outcome
     assert outcome.asked

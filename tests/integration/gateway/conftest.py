@@ -52,5 +52,5 @@ def access_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(access_log: Path) -> AsyncIterator[Proxied]:
     """One gateway for all tests of a module that change nothing."""
-    async with proxied(request_timeout=2, access_log=access_log) as running:
+    async with proxied(request_timeout=4, access_log=access_log) as running:
         yield running
