@@ -14,7 +14,7 @@ from image_registry.cli.common import database_url
 from image_registry.host import StartError
 from image_registry.registry.garbage import DAY, Garbage, Item
 from image_registry.settings import Settings, load
-from image_registry.worker.main import places_of
+from image_registry.worker.main import keyring_of, places_of
 
 
 @click.command()
@@ -47,7 +47,7 @@ async def _collect(settings: Settings, dsn: str, delete: bool, age: float) -> No
     db = app.database(settings, dsn)
     await db.open()
     try:
-        garbage = Garbage(db, places_of(settings), age)
+        garbage = Garbage(db, places_of(settings, keyring_of(settings)), age)
         found = [item async for item in garbage.find()]
         gone = [item for item in found if await _dealt_with(item, delete)]
     finally:

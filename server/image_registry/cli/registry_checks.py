@@ -6,6 +6,7 @@ import asyncio
 
 from image_registry import app
 from image_registry.builds.base_digest import current_digest
+from image_registry.builds.credentials import Keyring
 from image_registry.builds.faults import InvalidImageError, UnavailableError
 from image_registry.builds.repositories.home import HomeFaultError
 from image_registry.cli.findings import Finding, broken, notice, ok, unchecked
@@ -22,7 +23,7 @@ _PATIENCE = 20.0  # seconds for all registries of base images
 async def repository(settings: Settings) -> Finding:
     """Builds could push to the place that is configured for images."""
     try:
-        return ok("repository", await asyncio.to_thread(places_of(settings).home.check))
+        return ok("repository", await asyncio.to_thread(places_of(settings, keyring_of(settings)).home.check))
     except HomeFaultError as fault:
         return broken("repository", str(fault), fault.remedy)
 
@@ -39,7 +40,8 @@ async def moved_bases(settings: Settings, dsn: str | None) -> Finding:
         return unchecked(_MOVED, "no system image with a recorded base yet")
     try:
         async with asyncio.timeout(_PATIENCE):
-            now = await asyncio.gather(*(asyncio.to_thread(_current, settings, one.reference) for one in built_on))
+            keyring = keyring_of(settings)
+            now = await asyncio.gather(*(asyncio.to_thread(_current, keyring, one.reference) for one in built_on))
     except TimeoutError:
         return unchecked(_MOVED, "the registries of the base images don't answer")
     return _compared(list(zip(built_on, now, strict=True)))
@@ -67,9 +69,9 @@ async def _built_on(settings: Settings, dsn: str) -> list[BuiltOn]:
         await db.close()
 
 
-def _current(settings: Settings, reference: str) -> str:
+def _current(keyring: Keyring, reference: str) -> str:
     """What the reference means now; '' when that can't be told."""
     try:
-        return current_digest(reference, keyring_of(settings))
+        return current_digest(reference, keyring)
     except (UnavailableError, InvalidImageError, ValueError, OSError):
         return ""

@@ -42,7 +42,8 @@ CARE_INTERVAL = 600.0  # seconds between two looks for logs that are over their 
 async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
     """Run a worker until `stop` is set; `ready` is called once, with the worker's id."""
     identity = await db.read(images.identity)
-    keyring, places = keyring_of(settings), places_of(settings)
+    keyring = keyring_of(settings)
+    places = places_of(settings, keyring)
     await _check(places.home)
     config = BuilderConfig(
         registry_id=identity.id,
@@ -123,10 +124,10 @@ async def _check(home: Home) -> None:
         log.warning("repositories: %s: %s; builds will be tried again until it answers", fault, fault.remedy)
 
 
-def places_of(settings: Settings) -> Places:
+def places_of(settings: Settings, keyring: Keyring) -> Places:
     """Where a worker with these settings keeps things."""
     folder = settings.data_dir.absolute()
-    home = open_home(settings.repository_root, keyring_of(settings))
+    home = open_home(settings.repository_root, keyring)
     return Places(home, cache_dir=folder / "cache", work_dir=folder / "work")
 
 

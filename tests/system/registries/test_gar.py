@@ -14,8 +14,10 @@ from image_registry.builds.credentials import Keyring
 from image_registry.builds.repositories.gar import gar_login
 from image_registry.builds.repositories.home import Home, HomeFaultError
 from image_registry.builds.repositories.opening import CLOUDS, open_home
+from image_registry.worker.main import keyring_of, places_of
 from tests.fixtures.artifact_registry import ArtifactRegistry, run_artifact_registry, write_identity
 from tests.fixtures.docker_registry import run_docker_registry
+from tests.fixtures.service import make_settings
 from tests.system.registries.conftest import Deploy, until_removed
 
 HOST = "europe-docker.pkg.dev"
@@ -95,6 +97,18 @@ def test_a_token_is_renewed_before_it_ends(google: ArtifactRegistry, keyring: Ke
     short.access(HOST)
     short.access(HOST)
     assert google.requests.count("POST /token") == 3
+
+
+def test_a_worker_gets_one_token_for_its_home_and_its_builds(google: ArtifactRegistry) -> None:
+    settings = make_settings(
+        repository=f"{HOST}/my-project/images/team",
+        registry_endpoints={HOST: f"http://{google.behind.host}"},
+        build_timeout=1800,
+    )
+    keyring = keyring_of(settings)
+    places_of(settings, keyring).home.check()
+    keyring.access(HOST)
+    assert google.requests.count("POST /token") == 1
 
 
 def test_a_healthy_home(home: Home) -> None:
