@@ -81,9 +81,9 @@ class Builds:
             job = replace(job, definition=encoded)
         return Claim(job, definition, base, claimed.lock_file, claimed.base_digest)
 
-    async def next_due(self) -> float | None:
-        """Seconds until a job that was put off may run; None: there is none."""
-        return await self._db.read(jobs.next_due)
+    async def next_due(self, *, packages: bool = False) -> float | None:
+        """Seconds until a job that was put off, and that such a worker can do, may run; None: there is none."""
+        return await self._db.read(partial(jobs.next_due, packages=packages))
 
     async def start(self, job: StoredJob) -> bool:
         """PENDING → RUNNING; False: the job belongs to somebody else now."""

@@ -29,6 +29,7 @@ def queue_readings(db: Database) -> list[Source]:
 
     return [
         (catalogue.JOBS_WAITING, source(lambda state: {(_name(p),): float(n) for p, n in state.waiting.items()})),
+        (catalogue.JOBS_WAITING_FOR_PACKAGES, source(lambda state: {(): float(state.waiting_for_packages)})),
         (catalogue.JOBS_OLDEST, source(lambda state: {(_name(p),): seconds for p, seconds in state.oldest.items()})),
         (catalogue.JOBS_RUNNING, source(lambda state: {(): float(state.running)})),
     ]

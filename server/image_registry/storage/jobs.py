@@ -102,17 +102,21 @@ async def set_definition(conn: Connection, job: StoredJob, definition: bytes) ->
     await conn.execute(_SQL["set_definition"], {"id": job.id, "attempt": job.attempt, "definition": definition})
 
 
-async def next_due(conn: Connection) -> float | None:
-    """Seconds until a job that was put off may run again; None: no job was put off."""
-    row = present(await (await conn.execute(_SQL["next_due"])).fetchone())
+async def next_due(conn: Connection, packages: bool) -> float | None:
+    """Seconds until a job that was put off, and that such a worker can do, may run again; None: none was put off."""
+    row = present(await (await conn.execute(_SQL["next_due"], {"packages": packages})).fetchone())
     return None if row["seconds"] is None else float(row["seconds"])
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """How many jobs wait and for how long the oldest of those that may run does (seconds), and how many are at work."""
+    """How many jobs wait and for how long the oldest of those that may run does (seconds), and how many are at work.
+
+    `waiting_for_packages` are those of the waiting that only workers with an engine for system packages take.
+    """
 
     waiting: dict[Priority, int]
+    waiting_for_packages: int
     oldest: dict[Priority, float]
     running: int
 
@@ -124,9 +128,10 @@ async def queue_state(conn: Connection, max_attempts: int) -> QueueState:
     oldest = await (await conn.execute(_SQL["oldest_claimable"], values)).fetchall()
     return QueueState(
         waiting=dict.fromkeys(Priority, 0)
-        | {Priority(row["priority"]): row["jobs"] for row in depth if row["priority"] is not None},
+        | {Priority(row["priority"]): row["jobs"] for row in depth if row["what"] == "waiting"},
+        waiting_for_packages=sum(row["jobs"] for row in depth if row["what"] == "waiting for packages"),
         oldest=dict.fromkeys(Priority, 0.0) | {Priority(row["priority"]): row["seconds"] for row in oldest},
-        running=sum(row["jobs"] for row in depth if row["priority"] is None),
+        running=sum(row["jobs"] for row in depth if row["what"] == "running"),
     )
 
 

@@ -59,16 +59,19 @@ returning {job}, candidate.lock, candidate.base_digest, candidate.base_id, candi
 -- name: set_definition
 update jobs set definition = %(definition)s where id = %(id)s and attempt = %(attempt)s and status in (1, 2)
 
--- Seconds until the first job that only waits for its time; null: none.
+-- Seconds until the first job that only waits for its time, and that this worker can do; null: none.
 -- name: next_due
 select extract(epoch from min(run_after) - now())::float8 as seconds
-from jobs where status in (5, 7) and run_after > now()
+from jobs where status in (5, 7) and run_after > now() and (%(packages)s or not needs_packages)
 
--- How long the queue is, by priority, and what is at work (priority null); from the indexes of unfinished jobs alone.
+-- How long the queue is, by priority, and how much of it wants system packages; and what is at work. From the indexes of
+-- unfinished jobs alone.
 -- name: depth
-select priority, count(*) as jobs from jobs where status in (5, 7) group by priority
+select 'waiting' as what, priority, count(*) as jobs from jobs where status in (5, 7) group by priority
 union all
-select null, count(*) from jobs where status in (1, 2)
+select 'waiting for packages', null, count(*) from jobs where needs_packages and status in (5, 7)
+union all
+select 'running', null, count(*) from jobs where status in (1, 2)
 
 -- For how long the oldest job of each priority that may run has waited.
 -- name: oldest_claimable

@@ -71,6 +71,11 @@ POINT_READ_FALLBACKS = _counter(
 
 # The queue, as the database has it: every server says the same.
 JOBS_WAITING = _sampled("jobs_waiting", "Jobs that no worker has.", "priority", part=Part.SERVER)
+JOBS_WAITING_FOR_PACKAGES = _sampled(
+    "jobs_waiting_for_packages",
+    "Those of the jobs waiting that want system packages: workers without an engine don't take them.",
+    part=Part.SERVER,
+)
 JOBS_RUNNING = _sampled("jobs_running", "Jobs that workers have.", part=Part.SERVER)
 JOBS_OLDEST = _sampled(
     "jobs_oldest_claimable_age_seconds",

@@ -132,7 +132,7 @@ class Worker:
     async def _patience(self) -> float:
         """How long to sleep: until a job that was put off is due, at most the polling interval."""
         try:
-            due = await self._builds.next_due()
+            due = await self._builds.next_due(packages=self._config.packages)
         except RegistryError:
             due = None
         rest = self._rests_until - clock()

@@ -122,6 +122,7 @@ def test_the_server_tells_prometheus_of_its_calls_its_pool_and_the_queue(observe
     for priority in ("interactive", "platform"):
         assert value(text, "jobs_waiting", priority=priority) == 0
         assert value(text, "jobs_oldest_claimable_age_seconds", priority=priority) == 0
+    assert value(text, "jobs_waiting_for_packages") == 0
     assert "grpc.health" not in text
 
 

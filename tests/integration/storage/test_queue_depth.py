@@ -3,6 +3,7 @@
 import psycopg
 
 from tests.fixtures.service import Service
+from tests.integration.worker.test_capabilities import GIT
 from tests.unit.deploy.manifests import resource
 
 
@@ -31,3 +32,7 @@ async def test_the_query_counts_what_keeps_workers_busy(service: Service, dsn: s
         connection.execute("update jobs set run_after = now() where image_name = 'two'")
         await service.report("system-python-3-12")
         assert depth() == 2
+        await service.create("tools", package_requirements=GIT)
+        assert depth() == 2, "these workers have no engine"
+        connection.execute(claimed.replace("one", "tools"))
+        assert depth() == 2, "another worker has it"

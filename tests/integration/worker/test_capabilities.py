@@ -10,8 +10,9 @@ from ri.api.imageregistry import job_status_pb2 as status
 from ri.api.imageregistry import jobs_pb2
 
 from image_registry.builds.lease import Lease
-from image_registry.models import BuildReport, Outcome, TerminationReason
-from image_registry.registry.builds import WAITS_FOR_ENGINE, Builds, Claim
+from image_registry.models import BuildReport, Outcome, Priority, TerminationReason
+from image_registry.registry.builds import MAX_ATTEMPTS, WAITS_FOR_ENGINE, Builds, Claim
+from image_registry.storage import jobs
 from image_registry.storage.database import Database
 from tests.fixtures.service import Service
 from tests.integration.worker.test_loop import BUILT, FAST, build_at_once, until, until_job, working
@@ -74,6 +75,35 @@ async def test_a_build_that_waits_for_one_says_so(service: Service, database: Da
     async with working(database, build_at_once, replace(FAST, lease=3.0)):
         await until(says_so)
     assert (await service.job(created.job.job_id)).status == status.JOB_STATUS_REQUESTED
+
+
+async def test_one_that_is_put_off_wakes_only_who_can_do_it_and_is_counted(
+    service: Service, database: Database, dsn: str
+) -> None:
+    await service.create("tools", package_requirements=GIT)
+    await build_bases(database)
+    await service.create("plain")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        await conn.execute("update jobs set run_after = now() + interval '60 s' where image_name = 'tools'")
+        await conn.execute("update jobs set run_after = now() + interval '600 s' where image_name = 'plain'")
+    builds = Builds(database)
+    assert 0 < (await builds.next_due(packages=True) or 0) <= 60
+    assert 60 < (await builds.next_due() or 0) <= 600
+    state = await database.read(lambda conn: jobs.queue_state(conn, MAX_ATTEMPTS))
+    assert (state.waiting[Priority.INTERACTIVE], state.waiting_for_packages, state.running) == (2, 1, 0)
+    claim = await claim_now(dsn, builds)
+    assert claim.job.image_name == "tools"
+    state = await database.read(lambda conn: jobs.queue_state(conn, MAX_ATTEMPTS))
+    assert (state.waiting[Priority.INTERACTIVE], state.waiting_for_packages, state.running) == (1, 0, 1)
+
+
+async def claim_now(dsn: str, builds: Builds) -> Claim:
+    """What a worker with an engine gets when what wants system packages is due."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        await conn.execute("update jobs set run_after = now() where image_name = 'tools'")
+    claim = await builds.claim(agent_id=uuid4(), lease=30, packages=True)
+    assert claim is not None
+    return claim
 
 
 async def test_a_build_that_nobody_can_do_fails_in_the_end(service: Service, database: Database, dsn: str) -> None:
