@@ -8,12 +8,14 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -28,7 +30,7 @@ from tests.integration.builds.conftest import until
 from tests.integration.builds.test_processes import _PARENT
 from tests.system.packages.conftest import PackageBuilder
 from tests.system.packages.repositories import AptRepository
-from tests.system.packages.test_endings import cgroups, hangs, sandbox_parts
+from tests.system.packages.test_endings import cgroups, children_of, hangs, sandbox_parts
 
 _AS_USER = """
 set -e
@@ -41,7 +43,23 @@ for folder in $CLOSED; do
   chmod 755 "$folder"
 done
 cd /
-exec setpriv --reuid="$USER_ID" --regid="$GROUP_ID" --clear-groups -- "$@"
+set -- setpriv --reuid="$USER_ID" --regid="$GROUP_ID" --clear-groups -- "$@"
+case "$LACKING" in
+  tun) chmod 000 "$ROOM/tun" ;;
+  newuidmap) mount --bind /dev/null "$(command -v newuidmap)" ;;
+  namespaces)
+    set -- unshare --user sh -c "$WITHOUT_NAMESPACES" sh "$@"
+    "$@" &
+    while grep -q . /proc/$!/uid_map; do sleep 0.05; done
+    for kind in uid gid; do echo 0 0 4294967295 > /proc/$!/${kind}_map; done
+    wait $!
+    exit ;;
+esac
+exec "$@"
+"""
+_WITHOUT_NAMESPACES = """
+until grep -q . /proc/self/gid_map; do sleep 0.05; done
+exec sh -c 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"' sh "$@"  # a new program has root's rights again
 """
 _LOOK = """
 import sys
@@ -49,6 +67,12 @@ from pathlib import Path
 from image_registry.builds.packages.engine import look_at_machine
 from image_registry.builds.packages.wanted import Confinement
 print(look_at_machine(Confinement(required=sys.argv[1] == "confined"), Path(sys.argv[2])))
+"""
+_TIDY = """
+import sys
+from pathlib import Path
+from image_registry.builds.runner import remove_leftovers
+print(remove_leftovers(Path(sys.argv[1])))
 """
 _SPY = """\
 mkdir -m 700 /var/lib/hidden
@@ -62,15 +86,20 @@ cat /proc/net/dev > /usr/share/spy/network
 
 @dataclass
 class Account:
-    """A user of the machine, its folder, and the control groups that are its own."""
+    """A user of the machine, its folder, and the control groups that are its own.
+
+    `divided`: it works in those groups; `lacking`: what this machine seems to lack: `tun`, `newuidmap` or `namespaces`.
+    """
 
     name: str
     folder: Path
     room: Path
     groups: list[Path]
+    divided: bool = True
+    lacking: str = ""
 
-    def start(self, *arguments: str, divided: bool = True) -> "subprocess.Popen[str]":
-        """This Python as that user; `divided`: in the control groups that are its own."""
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """This Python as that user."""
         user = pwd.getpwnam(self.name)
         paths = [Path(__file__), Path(sys.executable), Path(sys.base_prefix, "bin")]
         closed = {parent for path in paths for parent in path.parents if not parent.stat().st_mode & 1}
@@ -78,9 +107,11 @@ class Account:
             "PATH": os.environ["PATH"],
             "ROOM": str(self.room),
             "CLOSED": " ".join(map(str, sorted(closed))),
-            "GROUPS_OF_ITS_OWN": " ".join(map(str, self.groups if divided else [])),
+            "GROUPS_OF_ITS_OWN": " ".join(map(str, self.groups if self.divided else [])),
             "USER_ID": str(user.pw_uid),
             "GROUP_ID": str(user.pw_gid),
+            "LACKING": self.lacking,
+            "WITHOUT_NAMESPACES": _WITHOUT_NAMESPACES,
         }
         return subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", _AS_USER, "sh", sys.executable, *arguments],
@@ -91,16 +122,16 @@ class Account:
             text=True,
         )
 
-    def run(self, *arguments: str, text: str = "", divided: bool = True) -> tuple[int, str]:
+    def run(self, *arguments: str, text: str = "") -> tuple[int, str]:
         """Code and output."""
-        with self.start(*arguments, divided=divided) as process:
+        with self.start(*arguments) as process:
             output, _ = process.communicate(text)
         return process.returncode, output
 
-    def look(self, mode: str, *, divided: bool = True) -> str:
+    def look(self, mode: str) -> str:
         """What `doctor` and the worker find out."""
         folder = self.folder / "work"
-        code, output = self.run("-c", _LOOK, mode, str(folder), divided=divided)
+        code, output = self.run("-c", _LOOK, mode, str(folder))
         assert code == 0, output
         assert list(folder.iterdir()) == []
         return output
@@ -158,8 +189,15 @@ def builder(account: Account, small_base: TestBase, package_index: PackageIndex,
     return PackageBuilder(account.folder, copied, IndexSettings(url=package_index.url), reach=(apt.location,))
 
 
-def build(account: Account, builder: PackageBuilder, package: str) -> tuple[int, str]:
-    return account.run("-c", _PARENT, text=f"{builder.plan(packages=[package]).to_json()}\n")
+@pytest.fixture(scope="module")
+def hanging(apt: AptRepository) -> str:
+    """A package whose installation writes files of several users, and doesn't end."""
+    apt.add("plain-hanging", script=f"{_SPY}\nsetsid sleep 31415 & sleep 31415")
+    return "plain-hanging"
+
+
+def build(account: Account, builder: PackageBuilder, package: str, **confinement: Any) -> tuple[int, str]:
+    return account.run("-c", _PARENT, text=f"{builder.plan(packages=[package], confinement=confinement).to_json()}\n")
 
 
 async def nothing_is_left(builder: PackageBuilder) -> None:
@@ -201,30 +239,117 @@ async def test_what_fails_and_what_is_out_of_reach(
     await nothing_is_left(builder)
 
 
-async def test_a_killed_worker(account: Account, builder: PackageBuilder, apt: AptRepository) -> None:
-    apt.add("plain-hanging", script=f"{_SPY}\nsetsid sleep 31415 & sleep 31415")
+async def test_what_it_may_not_use_up(
+    account: Account, builder: PackageBuilder, apt: AptRepository, hanging: str
+) -> None:
+    code, output = build(account, builder, hanging, seconds=15.0)
+    assert code == 1
+    assert "Installing the packages took longer than 15 s" in output, output
+    await nothing_is_left(builder)
+
+    apt.add("plain-hungry", script="all=$(head -c 900000000 /dev/zero | tr '\\0' x); echo ${#all}")
+    code, output = build(account, builder, "plain-hungry", memory_bytes=320 << 20)
+    assert code == 1
+    assert "Installing the packages needs more memory than its 335 MB" in output, output
+    await nothing_is_left(builder)
+
+    hidden = "head -c 900000000 /dev/zero > /var/lib/hidden/large; sleep 31415"
+    apt.add("plain-large", script=f"{_SPY}\n{hidden}")
+    code, output = build(account, builder, "plain-large", disk_bytes=600 << 20)
+    assert code == 1
+    assert "The packages, unpacked on their base, take more than 629 MB" in output, output
+    await nothing_is_left(builder)
+
+
+async def test_without_control_groups_and_network_it_may_be_told_to_go_on(
+    account: Account, builder: PackageBuilder, apt: AptRepository, tmp_path: Path
+) -> None:
+    apt.add("plain-unbounded", script=_SPY)
+    account.divided, account.lacking = False, "tun"
+    code, output = build(account, builder, "plain-unbounded")
+    assert code == 1
+    assert "This builder can't install system packages: memory, processors and processes are not bounded" in output
+    await nothing_is_left(builder)
+    code, output = build(account, builder, "plain-unbounded", required=False)
+    assert code == 0, output
+    assert "not confined: memory, processors and processes are not bounded" in output
+    assert "not confined: the machine's own network is used: /dev/net/tun can't be opened by this user" in output
+    rootfs = unpack_image(builder.root / "image", "latest", tmp_path / "rootfs")
+    spied = (rootfs.path / "usr/share/spy/network").read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in spied] == ["lo"], "scripts have no network all the same"
+    await nothing_is_left(builder)
+
+
+@contextlib.contextmanager
+def installing(account: Account, builder: PackageBuilder, package: str) -> Iterator["subprocess.Popen[str]"]:
+    """A worker of that user, about to install a package."""
     with account.start("-c", _PARENT) as process:
         assert process.stdin is not None
-        process.stdin.write(f"{builder.plan(packages=['plain-hanging']).to_json()}\n")
+        process.stdin.write(f"{builder.plan(packages=[package]).to_json()}\n")
         process.stdin.flush()
+        yield process
+
+
+async def test_a_killed_worker(account: Account, builder: PackageBuilder, hanging: str) -> None:
+    with installing(account, builder, hanging) as process:
         await until(lambda: len(hangs()) == 2, 120)
         process.kill()
     await until(lambda: not list(builder.work.iterdir()))
     await nothing_is_left(builder)
 
 
+async def test_a_worker_and_its_build_killed_in_the_same_moment(
+    account: Account, builder: PackageBuilder, hanging: str
+) -> None:
+    with installing(account, builder, hanging) as process:
+        await until(lambda: len(hangs()) == 2, 120)
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGSTOP)  # so that it can't tidy up after its child
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        process.kill()
+    await until(lambda: not hangs() and not sandbox_parts())
+    owners = {path.lstat().st_uid for path in builder.work.rglob("*")}
+    assert len(owners - {pwd.getpwnam(account.name).pw_uid}) > 1, "files of several of the sandbox's users are left"
+    code, output = account.run("-c", _TIDY, str(builder.work))
+    assert (code, output) == (0, "1\n")
+    await nothing_is_left(builder)
+
+
 def test_it_says_what_is_lacking(account: Account) -> None:
     assert "obstacle=''" in account.look("confined")
-    undivided = account.look("confined", divided=False)
+    account.divided = False
+    undivided = account.look("confined")
     assert "obstacle='memory, processors and processes are not bounded: no control group can be made" in undivided
-    assert "give its user subordinate ids, /dev/net/tun and control groups" in undivided
-    relaxed = account.look("relaxed", divided=False)
+    assert "let its user open /dev/net/tun and give it control groups" in undivided
+    relaxed = account.look("relaxed")
     assert "obstacle=''" in relaxed
     assert "gaps=('memory, processors and processes are not bounded" in relaxed
+    account.divided, account.lacking = True, "tun"
+    assert "obstacle=\"the machine's own network is used: /dev/net/tun can't be opened" in account.look("confined")
+    assert "gaps=(\"the machine's own network is used: /dev/net/tun can't be opened" in account.look("relaxed")
 
 
-def test_without_subordinate_ids_it_refuses() -> None:
+@pytest.mark.parametrize("mode", ["confined", "relaxed"])
+@pytest.mark.parametrize(
+    ("lacking", "why", "remedy"),
+    [
+        ("newuidmap", "newuidmap is not installed", "on Debian: apt-get install uidmap"),
+        ("namespaces", "this user can make no user namespace: No space left on device", "user.max_user_namespaces"),
+    ],
+)
+def test_without_what_namespaces_need_it_refuses(
+    account: Account, lacking: str, why: str, remedy: str, mode: str
+) -> None:
+    account.lacking = lacking
+    said = account.look(mode)
+    assert f"obstacle='{why}'" in said
+    assert remedy in said
+
+
+def test_doctor_says_what_a_user_without_subordinate_ids_lacks() -> None:
     with an_account() as nobody:
-        said = nobody.look("confined")
-    assert "/etc/subuid gives this user no 65536 ids" in said
-    assert "remedy='run the worker as root, or give its user subordinate ids" in said
+        folder = str(nobody.folder / "data")
+        _, said = nobody.run("-m", "image_registry", "doctor", "--server", "127.0.0.1:1", "--data-dir", folder)
+    assert "no system packages can be installed here: /etc/subuid gives this user no 65536 ids" in said, said
+    assert "→ as root: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST NAME" in said

@@ -17,6 +17,10 @@ PROGRAMS = {"buildah": "buildah", "slirp4netns": "slirp4netns", "nft": "nftables
 """Programs and their packages in Debian."""
 _SECONDS = 30.0
 _NOT_CONFINED = "not confined: "
+_REMEDY = (
+    "run the worker as root, or let its user open /dev/net/tun and give it control groups to divide; "
+    "or accept less: IMAGE_REGISTRY_SYSTEM_PACKAGES=relaxed"
+)
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,6 @@ def look_at_machine(confinement: Confinement, work_dir: Path) -> MachineCheck:
     except OutOfTimeError:
         return MachineCheck(f"a sandbox took longer than {_SECONDS:g} s", "look at the machine's load")
     except (SandboxError, OSError) as error:
-        return MachineCheck(
-            str(error),
-            "run the worker as root, or give its user subordinate ids, /dev/net/tun and control groups to divide; "
-            "or accept less: IMAGE_REGISTRY_SYSTEM_PACKAGES=relaxed",
-        )
+        known = error.remedy if isinstance(error, SandboxError) else ""
+        return MachineCheck(str(error), known or _REMEDY)
     return MachineCheck(gaps=tuple(line.removeprefix(_NOT_CONFINED) for line in lines if _NOT_CONFINED in line))

@@ -18,11 +18,16 @@ from pathlib import Path
 COUNT = 65_536
 _RANGE_OF_ROOT = 0x7000_0000  # behind all that systemd gives out (UIDS-GIDS.md) and below the end of 31 bits
 _SANDBOX_ROOT = "1:1"  # as the namespace of `_as_owner` sees it; 0 is this user there
+_GIVE_IDS = f"as root: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST NAME, {COUNT} that nobody else has"
+_ALLOW_NAMESPACES = (
+    "allow them: sysctl user.max_user_namespaces above 0, kernel.unprivileged_userns_clone=1 where there is one, "
+    "in a container a seccomp profile that lets unshare(2) pass"
+)
 _OWNER = """\
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.unshare(0x10000000):
-    sys.exit(f"no user namespace: {os.strerror(ctypes.get_errno())}")
+    sys.exit(os.strerror(ctypes.get_errno()))
 os.write(1, b"\\n")
 if not os.read(0, 1):
     sys.exit("no ids")
@@ -34,7 +39,11 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 class NoIdentitiesError(Exception):
-    """This user has no ids to give to a sandbox; the text says what to do."""
+    """This user has no ids to give to a sandbox; the text says why, `remedy` what to do."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(why)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Identities:
         if os.geteuid() == 0:
             return cls(_RANGE_OF_ROOT, _RANGE_OF_ROOT, is_root=True)
         if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
-            raise NoIdentitiesError("newuidmap is not installed (Debian: apt-get install uidmap)")
+            raise NoIdentitiesError("newuidmap is not installed", "on Debian: apt-get install uidmap")
         return cls(_subordinate(Path("/etc/subuid")), _subordinate(Path("/etc/subgid")), is_root=False)
 
     def map(self, pid: int) -> None:
@@ -116,15 +125,18 @@ class Identities:
         )
         with process:
             try:
-                if process.stdout is not None and process.stdout.read(1):
-                    for kind, first in self._firsts():
-                        own = os.geteuid() if kind == "uid" else os.getegid()
-                        _map_by_program(kind, process.pid, "0", str(own), "1", "1", str(first), str(COUNT))
+                if process.stdout is None or not process.stdout.read(1):
+                    why = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
+                    raise NoIdentitiesError(f"this user can make no user namespace: {why}", _ALLOW_NAMESPACES)
+                for kind, first in self._firsts():
+                    own = os.geteuid() if kind == "uid" else os.getegid()
+                    _map_by_program(kind, process.pid, "0", str(own), "1", "1", str(first), str(COUNT))
                 output, errors = process.communicate(b"\n")
             finally:
                 process.kill()
         if process.returncode:
-            raise OSError(f"{command[0]}: {errors.decode(errors='replace').strip()}")
+            said = errors.decode(errors="replace").strip().splitlines()
+            raise OSError(f"{command[0]}: {said[-1] if said else 'it says nothing'}")
         return output.decode(errors="replace")
 
 
@@ -139,7 +151,7 @@ def remove_tree(folder: Path) -> None:
 def _map_by_program(kind: str, pid: int, *numbers: str) -> None:
     done = subprocess.run([f"new{kind}map", str(pid), *numbers], check=False, capture_output=True, text=True)
     if done.returncode:
-        raise NoIdentitiesError(f"new{kind}map refuses: {done.stderr.strip()}")
+        raise NoIdentitiesError(f"new{kind}map refuses: {done.stderr.strip()}", _GIVE_IDS)
 
 
 def _subordinate(path: Path) -> int:
@@ -156,4 +168,4 @@ def _subordinate(path: Path) -> int:
         first, _, count = numbers.partition(":")
         if name in names and first.isdigit() and count.isdigit() and int(count) >= COUNT:
             return int(first)
-    raise NoIdentitiesError(f"{path} gives this user no {COUNT} ids (see `man usermod`, --add-subuids, --add-subgids)")
+    raise NoIdentitiesError(f"{path} gives this user no {COUNT} ids", _GIVE_IDS)

@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,14 @@ _OWN_MOUNTS = ("unshare", "--mount", "--propagation=private") if os.geteuid() ==
 
 class NoNetworkError(Exception):
     """The sandbox's network can't be made; the text says why."""
+
+
+def network_obstacle() -> str:
+    """Why this user can give a sandbox no network of its own, as far as a look tells; '' if nothing is in the way."""
+    missing = [name for name in ("slirp4netns", "nft") if shutil.which(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed"
+    return "" if os.access(_TUN, os.R_OK | os.W_OK) else f"{_TUN} can't be opened by this user"
 
 
 def rules(confinement: Confinement) -> str:
@@ -76,8 +85,6 @@ def _own_addresses() -> list[str]:
 @contextlib.contextmanager
 def way_out(pid: int) -> Iterator[None]:
     """Connect the network namespace of a process to the machine's network. Raises NoNetworkError."""
-    if not os.access(_TUN, os.R_OK | os.W_OK):
-        raise NoNetworkError(f"{_TUN} can't be opened by this user")
     own = os.getpid()
     # Its own sandbox wants ids that a plain user's namespace doesn't have.
     enclosed = ("--enable-sandbox",) if os.geteuid() == 0 else ()

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from image_registry.builds.packages.control_group import ControlGroup, NoControlGroupError
 from image_registry.builds.packages.identities import Identities, NoIdentitiesError
-from image_registry.builds.packages.network import NAMESERVER, NoNetworkError, rules, way_out
+from image_registry.builds.packages.network import NAMESERVER, NoNetworkError, network_obstacle, rules, way_out
 from image_registry.builds.packages.wanted import Confinement
 from image_registry.builds.processes import die_with_parent
 
@@ -37,7 +36,11 @@ class Step:
 
 
 class SandboxError(Exception):
-    """The sandbox can't be made on this machine; the text says why."""
+    """The sandbox can't be made on this machine; the text says why, `remedy` what to do, if that is known."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        super().__init__(why)
+        self.remedy = remedy
 
 
 class OutOfMemoryError(Exception):
@@ -90,7 +93,7 @@ class Sandbox:
             self._run(steps)
             self._identities.take(self._folder)
         except NoIdentitiesError as error:
-            raise SandboxError(str(error)) from error
+            raise SandboxError(str(error), error.remedy) from error
 
     def _run(self, steps: Sequence[Step]) -> None:
         with self._control_group() as group, self._process() as process:
@@ -180,10 +183,10 @@ class Sandbox:
             raise SandboxError(str(error)) from error
 
     def _has_network(self) -> bool:
-        missing = [name for name in ("slirp4netns", "nft") if shutil.which(name) is None]
-        if missing:
-            self._lacking(f"the machine's own network is used: {' and '.join(missing)} not installed")
-        return not missing
+        obstacle = network_obstacle()
+        if obstacle:
+            self._lacking(f"the machine's own network is used: {obstacle}")
+        return not obstacle
 
     def _lacking(self, what: str) -> None:
         if self._confinement.required:
