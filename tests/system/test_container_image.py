@@ -14,6 +14,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from psycopg.conninfo import make_conninfo
 
 from image_registry.host.addresses import free_port
 from tests.fixtures.base_image import TestBase
@@ -147,7 +148,7 @@ def test_every_part_runs_from_it(image: Image, postgres_server: str, tmp_path: P
         "SHUTDOWN_DELAY": "0",
     }
     with clone_database(postgres_server) as dsn:
-        (secrets / "image_registry_database_url").write_text(dsn)
+        (secrets / "image_registry_database_url").write_text(make_conninfo(dsn, host="127.0.0.1"))  # no socket in there
         for path in (data, secrets, secrets / "image_registry_database_url"):
             os.chown(path, USER, USER)
         with image.running(data, "migrate", **settings) as migrate:
