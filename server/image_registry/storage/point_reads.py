@@ -1,8 +1,8 @@
 """Answers many reads by key with few statements, on one connection that is used by nothing else.
 
 A read that arrives while a statement is under way waits for its end, and then goes out with all others that came
-meanwhile: under load one round trip serves dozens of calls, and a lone call waits for nobody. What a read returns was
-committed after the read arrived, as with a statement of its own.
+meanwhile. While several share a statement the next one waits a little for as many (`storage/pacing.py`); a lone call
+waits for nobody. What a read returns was committed after the read arrived, as with a statement of its own.
 
 This is an accelerator, and never the only way: whenever it can't answer (no connection, a statement that failed or
 took too long), `fetch` raises Unavailable at once and the caller reads through the pool, whose rules for lost
@@ -23,6 +23,7 @@ import psycopg
 from psycopg import pq, sql
 
 from image_registry.storage.database import KEEPALIVE
+from image_registry.storage.pacing import Pace
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ Row: TypeAlias = tuple[bytes, ...]
 Waiting: TypeAlias = dict[bytes, list["asyncio.Future[Row | None]"]]
 
 LARGEST_BATCH = 64  # keys of one statement
+PACE = 0.003  # seconds from a statement to the next at most, while several callers share them
 STATEMENT_SECONDS = 1.0  # longest statement; reads by key take a few milliseconds at most
 ANSWER_SECONDS = 3.0  # after it a silent connection is given up
 _NAME = b"point_read"
@@ -114,8 +116,11 @@ class _Link:
         self._socket = connection.socket
         self._gathering: Waiting = {}
         self._asked: Waiting = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._scheduled = False
+        self._callers = 0  # who have come since the last statement left
+        self._pace = Pace(PACE)
+        self._soon = False
+        self._later: asyncio.TimerHandle | None = None
+        self._silence: asyncio.TimerHandle | None = None
         self._writing = False
         self.broken = asyncio.Event()
         connection.nonblocking = 1
@@ -125,33 +130,47 @@ class _Link:
         """The row of the key, when it comes."""
         future: asyncio.Future[Row | None] = self._loop.create_future()
         self._gathering.setdefault(key, []).append(future)
+        self._callers += 1
         if not self._asked:
-            self._send_soon()  # what arrives in the same turn of the event loop goes along
+            self._let_leave()
         return future
 
     def close(self) -> None:
         """Leave the socket alone and turn everybody away."""
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._later, self._silence):
+            if timer is not None:
+                timer.cancel()
         asked, gathering = self._asked, self._gathering
         self._asked, self._gathering = {}, {}
         _refuse(asked)
         _refuse(gathering)
 
-    def _send_soon(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._send)
+    def _let_leave(self) -> None:
+        """Send the statement, or see to it that it is sent when it is due."""
+        if self._pace.lone:
+            self._send()
+        elif not self._soon:
+            wait = self._pace.wait(self._callers, self._loop.time())
+            if wait == 0 or len(self._gathering) >= LARGEST_BATCH:
+                self._soon = True
+                self._loop.call_soon(self._send)  # what arrives in the same turn of the event loop goes along
+            elif self._later is None:
+                self._later = self._loop.call_later(wait, self._send)
 
     def _send(self) -> None:
-        self._scheduled = False
+        self._soon = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._asked or self.broken.is_set():
             return
         self._asked = self._next_batch()
         if not self._asked:
             return
+        self._pace.left(self._callers, self._loop.time())
+        self._callers = sum(map(len, self._gathering.values()))
         try:
             self._connection.send_query_prepared(
                 _NAME, [_text_array(self._asked)], param_formats=[_BINARY], result_format=_BINARY
@@ -160,7 +179,7 @@ class _Link:
         except psycopg.Error as error:
             self._break(error)
             return
-        self._timer = self._loop.call_later(ANSWER_SECONDS, self._break, TimeoutError("no answer"))
+        self._silence = self._loop.call_later(ANSWER_SECONDS, self._break, TimeoutError("no answer"))
 
     def _next_batch(self) -> Waiting:
         """Up to LARGEST_BATCH of the gathered keys that somebody still waits for."""
@@ -213,16 +232,16 @@ class _Link:
 
     def _end_statement(self) -> None:
         """All rows have come: who got none is told so, and the next batch leaves."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
         asked, self._asked = self._asked, {}
         for waiting in asked.values():
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
         if self._gathering:
-            self._send_soon()  # behind the answers of this one: meanwhile more calls arrive
+            self._let_leave()
 
     def _break(self, error: Exception) -> None:
         if not self.broken.is_set():
