@@ -6,7 +6,7 @@ together are written to the network together, in gRPC and in the callers. Measur
 
 from __future__ import annotations
 
-FORGETS = 0.8  # what is expected after a statement with fewer callers than were expected, of what was expected before
+FORGETS = 0.9  # what is expected after a statement with fewer callers than were expected, of what was expected before
 
 
 class Pace:

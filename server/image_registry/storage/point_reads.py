@@ -31,7 +31,7 @@ Row: TypeAlias = tuple[bytes, ...]
 Waiting: TypeAlias = dict[bytes, list["asyncio.Future[Row | None]"]]
 
 LARGEST_BATCH = 64  # keys of one statement
-PACE = 0.003  # seconds from a statement to the next at most, while several callers share them
+PACE = 0.004  # seconds from a statement to the next at most, while several callers share them
 STATEMENT_SECONDS = 1.0  # longest statement; reads by key take a few milliseconds at most
 ANSWER_SECONDS = 3.0  # after it a silent connection is given up
 _NAME = b"point_read"

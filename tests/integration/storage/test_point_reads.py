@@ -132,3 +132,30 @@ async def test_closing_turns_callers_away(dsn: str, things: psycopg.AsyncConnect
                 await caller
     with pytest.raises(Unavailable):
         await reads.fetch("thing-1")
+
+
+async def test_few_after_many_wait_until_as_many_come(
+    monkeypatch: pytest.MonkeyPatch, dsn: str, things: psycopg.AsyncConnection[Any]
+) -> None:
+    monkeypatch.setattr(point_reads, "PACE", 3600)  # whoever has to wait does so until others come
+
+    async def fetch(numbers: range) -> list[int]:
+        return [value(row) for row in await asyncio.gather(*(reads.fetch(f"thing-{n}") for n in numbers))]
+
+    async with PointReads(dsn, STATEMENT) as reads:
+        await until_answered(reads)
+        for number in range(1, 6):  # one after the other: nobody waits
+            assert await fetch(range(number, number + 1)) == [number]
+        for _ in range(3):
+            assert await fetch(range(1, 31)) == [*range(1, 31)]
+        few = asyncio.ensure_future(fetch(range(31, 36)))
+        assert await asyncio.wait({few}, timeout=0.2) == (set(), {few})
+        assert await fetch(range(36, 61)) == [*range(36, 61)]
+        assert await few == [*range(31, 36)]
+
+
+async def test_few_after_many_wait_no_longer_than_the_pace(reads: PointReads) -> None:
+    await asyncio.gather(*(reads.fetch(f"thing-{n}") for n in range(1, 51)))
+    async with asyncio.timeout(5):
+        for number in range(1, 40):
+            assert value(await reads.fetch(f"thing-{number}")) == number
