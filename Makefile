@@ -197,8 +197,8 @@ format-check: install ## style alone
 format: install ## put the code into its one form
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
-typecheck: install ## strict types
-	@$(BIN)/mypy -p image_registry
+typecheck: install ## strict types: package, tests and benchmarks
+	@$(BIN)/mypy
 
 docs: install ## the pages of docs/ as a site in build/docs, links checked; without network
 	@said=$$(NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict 2>&1) || { echo "$$said"; exit 1; }  # --quiet would undo --strict

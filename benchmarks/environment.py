@@ -141,7 +141,7 @@ class Environment:
         while lines:
             line = output.readline()
             if not line:
-                raise _ended(process, log)
+                raise _ended(process, argv, log)
             lines -= "serving" in line
         server = Server(process, address, time.monotonic() - began)
         self._servers.append(server)
@@ -166,7 +166,7 @@ class Environment:
         self._servers.append(server)
         while not _answers(port):
             if process.poll() is not None:
-                raise _ended(process, log)
+                raise _ended(process, argv, log)
             if time.monotonic() - began > LISTEN_SECONDS:
                 raise RuntimeError(f"{argv[0]} does not listen after {LISTEN_SECONDS:.0f} s")
             time.sleep(0.1)
@@ -194,9 +194,9 @@ class Environment:
                 self._servers.remove(server)
 
 
-def _ended(process: subprocess.Popen[str], log: Path) -> RuntimeError:
+def _ended(process: subprocess.Popen[str], command: Sequence[str], log: Path) -> RuntimeError:
     last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-    return RuntimeError(f"{shlex.join(map(str, process.args[:4]))} … ended with {process.wait()}: {' '.join(last)}")
+    return RuntimeError(f"{shlex.join(command[:4])} … ended with {process.wait()}: {' '.join(last)}")
 
 
 def _answers(port: int) -> bool:

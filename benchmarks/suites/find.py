@@ -121,11 +121,12 @@ async def _measured(
     """For each case: milliseconds in the client of the database, milliseconds over gRPC, images found."""
     db = Database(dsn, size=1, wait=30, statement_timeout=60)
     await db.open()
-    finder, call = ImageFinder(db), channel.unary_unary(_METHOD, response_deserializer=pb.FindImagesResponse.FromString)
+    finder = ImageFinder(db)
+    call: Any = channel.unary_unary(_METHOD, response_deserializer=pb.FindImagesResponse.FromString)
     found = []
     for libraries in wanted.values():
         contents = WantedContents(tuple(PipRequirement(*one) for one in libraries.items()))
-        pips = [{"name": name, "version_specifier": text} for name, text in libraries.items()]
+        pips: list[Any] = [{"name": name, "version_specifier": text} for name, text in libraries.items()]
         request = pb.FindImagesRequest(pip_requirements=pips, max_results=_MOST).SerializeToString()
         client, called = [], []
         for _ in range(_TRIES):

@@ -20,6 +20,7 @@ from tests.abuse.target import MIB, Target, scaled
 
 Attack: TypeAlias = Callable[[Target], Awaitable[str]]
 LIST, CREATE = "/rime.ImageRegistry/ListImages", "/rime.ImageRegistry/CreateImage"
+Raw: TypeAlias = "aio.UnaryUnaryMultiCallable[bytes, bytes]"
 STREAMS = 1000  # opened in a second: what holding them costs is the question, not the burst
 HOLD = scaled(1, 5)  # seconds that something is held
 
@@ -174,7 +175,7 @@ async def gzip_bombs(target: Target) -> str:
     await asyncio.sleep(HOLD)
     await _close(held)
     async with aio.insecure_channel(f"127.0.0.1:{target.port}") as channel:
-        create = channel.unary_unary(CREATE)
+        create: Raw = channel.unary_unary(CREATE)
         body = pb.CreateImageRequest(name="a" * (3 * MIB)).SerializeToString() * scaled(5, 50)
         calls = [
             create(body, metadata=target.metadata, compression=grpc.Compression.Gzip, timeout=20) for _ in range(number)
@@ -189,9 +190,10 @@ async def large_names(target: Target) -> str:
     name = "a" * MIB
     number = scaled(8, 50)
     if target.name == "gRPC":
-        many = pb.CreateImageRequest(name=name, pip_requirements=[{"name": f"x{i}"} for i in range(100_000)])
+        wanted = [pb.ManagedImage.PipRequirement(name=f"x{i}") for i in range(100_000)]
+        many = pb.CreateImageRequest(name=name, pip_requirements=wanted)
         async with aio.insecure_channel(f"127.0.0.1:{target.port}") as channel:
-            create = channel.unary_unary(CREATE)
+            create: Raw = channel.unary_unary(CREATE)
             codes: Counter[str] = Counter()
             for _ in range(number // 4):
                 calls = [create(many.SerializeToString(), metadata=target.metadata, timeout=30) for _ in range(4)]
@@ -225,8 +227,9 @@ async def random_messages(target: Target) -> str:
             for _ in range(generator.randrange(4)):
                 if data:
                     data[generator.randrange(len(data))] = generator.randrange(256)
+            call: Raw = channel.unary_unary(methods[number % len(methods)])
             try:
-                await channel.unary_unary(methods[number % len(methods)])(bytes(data), metadata=target.metadata)
+                await call(bytes(data), metadata=target.metadata)
                 codes["OK"] += 1
             except aio.AioRpcError as error:
                 codes[error.code().name] += 1
@@ -242,7 +245,7 @@ async def guessed_keys(target: Target) -> str:
     number = scaled(500, 20_000)
     codes: Counter[str] = Counter()
     async with aio.insecure_channel(f"127.0.0.1:{target.port}") as channel:
-        create = channel.unary_unary(CREATE)
+        create: Raw = channel.unary_unary(CREATE)
 
         async def guess(first: int) -> None:
             for at in range(first, number, 50):

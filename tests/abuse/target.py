@@ -122,7 +122,7 @@ def caller(target: Target) -> Iterator[Callable[[], bool]]:
     if target.name == "gRPC":
         with grpc.insecure_channel(f"127.0.0.1:{target.port}") as channel:
             list_images = ImageRegistryStub(channel).ListImages
-            metadata = [("rime-api-key", target.bystander_key)]
+            metadata = (("rime-api-key", target.bystander_key),)
 
             def by_grpc() -> bool:
                 try:

@@ -126,7 +126,7 @@ def test_requirements_that_cannot_be_met_fail_with_the_resolvers_words(
 
 
 def test_health_per_service_and_over_rest(product: Product, channel: grpc.Channel) -> None:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     for name in ("", "rime.ImageRegistry", "rime.JobReader", "rime.JobLogs"):
         assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == 1, name
     with urllib.request.urlopen(f"http://{product.http_address}/healthz", timeout=5) as answer:
@@ -134,7 +134,7 @@ def test_health_per_service_and_over_rest(product: Product, channel: grpc.Channe
 
 
 def test_reflection_names_the_services(channel: grpc.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     [answer] = stub.ServerReflectionInfo(asked)
     names = {service.name for service in answer.list_services_response.service}

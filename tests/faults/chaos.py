@@ -61,7 +61,7 @@ class Chaos:
             return 0
 
     def _all_kinds(self) -> list[Callable[[], Awaitable[None]]]:
-        deck = [
+        deck: list[Callable[[], Awaitable[None]]] = [
             self._kill_worker,
             self._kill_worker,
             self._kill_all_workers,

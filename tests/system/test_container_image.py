@@ -161,7 +161,7 @@ def test_every_part_runs_from_it(image: Image, postgres_server: str, tmp_path: P
             image.running(data, "worker", **settings) as worker,
         ):
             with grpc.insecure_channel(address) as channel:
-                health = health_pb2_grpc.HealthStub(channel)
+                health: Any = health_pb2_grpc.HealthStub(channel)
                 answer = health.Check(health_pb2.HealthCheckRequest(), timeout=START_SECONDS, wait_for_ready=True)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
             with httpx.Client(base_url=f"http://{rest}", trust_env=False) as http:

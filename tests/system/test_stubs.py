@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 def generate(language: str, folder: Path, programs: str) -> None:
     """Run buf with a template, as the page says."""
     buf = Path(sys.executable).with_name("buf")
-    command = [buf, "generate", "protos", "--template", STUBS / f"buf.gen.{language}.yaml", "-o", folder]
+    template = STUBS / f"buf.gen.{language}.yaml"
+    command: list[str | Path] = [buf, "generate", "protos", "--template", template, "-o", folder]
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -52,7 +53,7 @@ async def test_javascript_is_generated_and_calls(service: Service, tmp_path: Pat
 def check_types(folder: Path) -> None:
     """TypeScript finds no mistake in the program, and one in a program that has one."""
     options = ["--noEmit", "--strict", "--allowJs", "--checkJs", "--module", "nodenext", "--target", "es2022"]
-    compiler = [folder / "node_modules" / ".bin" / "tsc", *options]
+    compiler: list[str | Path] = [folder / "node_modules" / ".bin" / "tsc", *options]
     (folder / "wrong.mjs").write_text((folder / "find.mjs").read_text().replace("furtherLibraries", "otherLibraries"))
     right, wrong = (
         subprocess.run([*compiler, name], cwd=folder, capture_output=True, text=True, check=False)

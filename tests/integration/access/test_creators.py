@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any
 
 import grpc
 import psycopg
@@ -67,7 +68,7 @@ async def test_a_signed_link_stands_in_for_a_key(service: Service) -> None:
     logs = JobLogsStub(service.channel)
     job = (await (await person(service, Role.MEMBER)).create("one")).job.job_id
 
-    async def ended(**fields: object) -> str:
+    async def ended(**fields: Any) -> str:
         with pytest.raises(aio.AioRpcError) as caught:
             await logs.ReadJobLogs(job_logs_pb2.ReadJobLogsRequest(job_id=job, **fields)).read()
         return reason(caught.value)
@@ -137,9 +138,9 @@ async def test_the_audit_log_is_only_ever_added_to(database: Database) -> None:
     assert len(await _rows(database, "select 1 from audit_log")) == 1
 
 
-async def _rows(database: Database, statement: str, *values: object) -> list[tuple[object, ...]]:
-    async def work(conn: Connection) -> list[tuple[object, ...]]:
-        found = await (await conn.execute(statement, values)).fetchall()  # type: ignore[arg-type]
+async def _rows(database: Database, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    async def work(conn: Connection) -> list[tuple[Any, ...]]:
+        found = await (await conn.execute(statement, values)).fetchall()
         return [tuple(row.values()) for row in found]
 
     return await database.read(work)

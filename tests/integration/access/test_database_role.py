@@ -3,6 +3,8 @@
 import asyncio
 import secrets
 from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -60,7 +62,7 @@ async def test_it_is_enough_for_everything_that_is_served_and_built(
         await service.images.SyncImageTag(pb.SyncImageTagRequest(name="one", force=True), metadata=system.metadata)
         await _build_everything(service.server.database)
         await service.images.GetImage(pb.GetImageRequest(name="one"), metadata=member.metadata)
-        filters = [{"name": "numpy", "version": "1"}]
+        filters: list[Any] = [{"name": "numpy", "version": "1"}]
         listed = await service.images.ListImages(pb.ListImagesRequest(pip_libraries=filters), metadata=member.metadata)
         assert "one" in {image.name for image in listed.images}
         await service.jobs.ListJobs(jobs_pb2.ListJobsRequest(), metadata=member.metadata)
@@ -125,14 +127,14 @@ async def _build_everything(db: Database) -> None:
 )
 def test_it_has_no_right_beyond_that(restricted: str, statement: str) -> None:
     with psycopg.connect(restricted) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        connection.execute(statement)  # type: ignore[call-overload]
+        connection.execute(statement)
 
 
 def test_every_table_has_its_line(dsn: str) -> None:
     """A migration that adds a table fails here until grants.sql says who may do what with it."""
     with psycopg.connect(dsn) as connection:
         tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
-    text = (migrations.files("image_registry.storage") / "grants.sql").read_text()
+    text = (files("image_registry.storage") / "grants.sql").read_text()
     assert [name for (name,) in tables if name not in text] == []
 
 

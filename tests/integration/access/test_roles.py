@@ -90,7 +90,7 @@ async def test_who_may_call(walk: Walk) -> None:
 
 async def test_a_method_that_is_served_without_a_row_is_refused(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     method = "/rime.ImageRegistry/GetImage"
-    monkeypatch.delitem(RULES, method)  # type: ignore[arg-type]
+    monkeypatch.delitem(RULES, method)
     for role in EVERY_ROLE:
         assert await _call(walk.service.channel, method, walk.metadata(role)) == (
             grpc.StatusCode.PERMISSION_DENIED,
@@ -128,7 +128,7 @@ async def test_without_the_check_everybody_may_do_everything(service: Service) -
 
 async def test_an_unauthenticated_body_is_not_read(walk: Walk) -> None:
     """Four megabytes that never end: the refusal comes all the same, at once."""
-    call = walk.service.channel.stream_unary("/rime.ImageRegistry/CreateImage")(metadata=())
+    call: Any = walk.service.channel.stream_unary("/rime.ImageRegistry/CreateImage")(metadata=())
     with pytest.raises(aio.AioRpcError) as caught:
         await call
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -147,7 +147,7 @@ def _served() -> set[str]:
     return methods
 
 
-async def _call(channel: aio.Channel, method: str, metadata: list[tuple[str, str]]) -> tuple[grpc.StatusCode, str]:
+async def _call(channel: Any, method: str, metadata: list[tuple[str, str]]) -> tuple[grpc.StatusCode, str]:
     """Call with an empty message (for what has a stream of requests: none at all) and say how it ended."""
     if method.endswith("ServerReflectionInfo"):
         call: Any = channel.stream_stream(method)([], metadata=metadata, timeout=5)

@@ -64,7 +64,12 @@ async def test_create_wait_find_get_delete(registry: AsyncImageRegistryClient) -
 
     seen: list[WaitProgress] = []
     looked = asyncio.Event()
-    waiting = asyncio.create_task(registry.wait(created, on_progress=lambda one: (seen.append(one), looked.set())))
+
+    def look(progress: WaitProgress) -> None:
+        seen.append(progress)
+        looked.set()
+
+    waiting = asyncio.create_task(registry.wait(created, on_progress=look))
     await looked.wait()
     assert seen[0].base is not None
     assert seen[0].base.name == "system-python-3-11"

@@ -68,7 +68,7 @@ async def postgres(data: Path) -> AsyncIterator[EmbeddedPostgres]:
 
 async def test_settings(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     with psycopg.connect(postgres.dsn) as connection:
-        names = ("server_encoding", "fsync", "synchronous_commit", "full_page_writes", "listen_addresses")
+        names = ["server_encoding", "fsync", "synchronous_commit", "full_page_writes", "listen_addresses"]
         names += ("password_encryption", "data_checksums", "max_connections", "timezone", "unix_socket_directories")
         values = {name: connection.execute("SELECT current_setting(%s)", [name]).fetchone() for name in names}
         locale = connection.execute(

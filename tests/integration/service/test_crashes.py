@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from image_registry.local.postgres import EmbeddedPostgres
 from image_registry.storage import migrations
 from tests.fixtures.invariants import check_invariants
-from tests.fixtures.load import Load
+from tests.fixtures.load import Known, Load
 from tests.fixtures.server_process import ServerProcess
 from tests.fixtures.service import make_settings, running_service
 
@@ -31,7 +32,7 @@ async def test_a_server_that_is_killed_leaves_nothing_half_done(dsn: str) -> Non
     """No image without its job, no job without its image, nothing acknowledged lost."""
     dice = random.Random(5)
     server = ServerProcess(dsn, BASE_IMAGES="3.12=oci:/bases/3.12:latest")
-    known = {}
+    known: dict[str, Known] = {}
     try:
         for round_ in range(3):
             await asyncio.to_thread(server.start)
@@ -114,7 +115,7 @@ async def answers(load: Load, number: int) -> None:
 
 
 async def health_becomes(channel: aio.Channel, status: int) -> None:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     async with asyncio.timeout(15):
         for service in ("", "rime.ImageRegistry", "rime.JobReader"):
             request = health_pb2.HealthCheckRequest(service=service)

@@ -32,7 +32,7 @@ async def sql(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
 
 
 async def count(sql: psycopg.AsyncConnection[Any], query: Any) -> int:
-    row = await (await sql.execute(query)).fetchone()
+    row: Any = await (await sql.execute(query)).fetchone()
     return int(row[0])
 
 
@@ -58,10 +58,11 @@ async def test_what_nobody_foresaw_is_internal_with_an_id_and_nothing_else(
 
 
 async def test_bytes_that_are_no_message_are_the_callers_fault(service: Service) -> None:
+    channel: Any = service.channel  # bytes as they are
     for broken in (b"\xff", b"\x0a\xff", b"\x0a\x02\xc3\x28", b"\x00"):
-        refusal = await refused(service.channel.unary_unary(GET)(broken))
+        refusal = await refused(channel.unary_unary(GET)(broken))
         assert (refusal.code, refusal.reason) == (Code.INVALID_ARGUMENT, "MALFORMED_REQUEST")
-    refusal = await refused(consumed(service.channel.unary_stream("/rime.JobLogs/ReadJobLogs")(b"\xff")))
+    refusal = await refused(consumed(channel.unary_stream("/rime.JobLogs/ReadJobLogs")(b"\xff")))
     assert (refusal.code, refusal.reason) == (Code.INVALID_ARGUMENT, "MALFORMED_REQUEST")
 
 
@@ -70,16 +71,19 @@ async def consumed(stream: Any) -> list[Any]:
 
 
 async def test_unknown_methods_are_refused_like_everything_else(service: Service) -> None:
+    channel: Any = service.channel
     for path in ("/rime.ImageRegistry/Frobnicate", "/rime.Nothing/Get", "/x"):
-        refusal = await refused(service.channel.unary_unary(path)(b"anything"))
+        refusal = await refused(channel.unary_unary(path)(b"anything"))
         assert (refusal.code, refusal.reason) == (Code.UNIMPLEMENTED, "UNKNOWN_METHOD")
-        refusal = await refused(consumed(service.channel.unary_stream(path)(b"anything")))
+        refusal = await refused(consumed(channel.unary_stream(path)(b"anything")))
         assert (refusal.code, refusal.reason) == (Code.UNIMPLEMENTED, "UNKNOWN_METHOD")
 
 
 async def test_reflection_passes(service: Service) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    answers = reflection_pb2_grpc.ServerReflectionStub(service.channel).ServerReflectionInfo(iter([request]))
+    channel: Any = service.channel  # the stubs know a synchronous one only
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    answers = stub.ServerReflectionInfo(iter([request]))
     listed = {one.name for answer in await consumed(answers) for one in answer.list_services_response.service}
     assert {"rime.ImageRegistry", "rime.JobReader"} <= listed
 

@@ -20,7 +20,7 @@ from tests.fixtures.service import Service
 Find = finder_pb.FindImagesRequest
 
 
-def pip(*requirements: str) -> list[dict[str, str]]:
+def pip(*requirements: str) -> list[Any]:
     """Requirements written like 'numpy>=1'."""
     found = []
     for text in requirements:
@@ -211,7 +211,8 @@ def _fill(dsn: str) -> Contents:
 
 def _definition(name: str, libraries: dict[str, str]) -> bytes:
     found = [pb.ManagedImage.PipLibrary(name=one, version=version) for one, version in libraries.items()]
-    return pb.ManagedImage(name=name, role_type=1, pip_libraries=found).SerializeToString()
+    role = pb.ManagedImage.ROLE_TYPE_SYSTEM
+    return pb.ManagedImage(name=name, role_type=role, pip_libraries=found).SerializeToString()
 
 
 def _searched(contents: Contents, wanted: dict[str, str], python: str) -> Sequence[str]:

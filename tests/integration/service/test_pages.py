@@ -42,8 +42,8 @@ def meets(libraries: Libraries, wanted: Iterable[Filter]) -> bool:
     )
 
 
-def as_filter(wanted: Iterable[Filter]) -> list[dict[str, str]]:
-    return [{"name": name} | ({} if version is None else {"version": version}) for name, version in wanted]
+def as_filter(wanted: Iterable[Filter]) -> list[pb.ListImagesRequest.PipLibraryFilter]:
+    return [pb.ListImagesRequest.PipLibraryFilter(name=name, version=version) for name, version in wanted]
 
 
 @dataclass
@@ -184,7 +184,8 @@ async def test_a_page_never_exceeds_what_an_answer_may_hold(service: Service, sh
     await shelf.put({f"big-{n:02}": frozenset() for n in range(12)})
     filler = pb.ManagedImage(repo_uri="x" * (5 << 20)).SerializeToString()
     await shelf.sql.execute("update images set definition = definition || %s", [filler])
-    sizes, token = [], ""
+    sizes: list[int] = []
+    token = ""
     while not sizes or token:
         page = await service.images.ListImages(pb.ListImagesRequest(page_size=1000, page_token=token))
         sizes.append(len(page.images))
@@ -261,15 +262,13 @@ async def test_no_job_that_exists_throughout_is_skipped_or_repeated(
     ended: set[int],
     size: int,
     of_image: str | None,
-    wanted: list[int],
+    wanted: list[statuses.JobStatus.ValueType],
     meanwhile: list[str],
 ) -> None:
     await shelf.clear()
     for number, name in enumerate(first):
         await add_job(shelf.sql, name, number, ended=number in ended)
-    query = jobs_pb2.ListJobsRequest.Query(
-        selected_statuses=wanted, **({} if of_image is None else {"object_id": of_image})
-    )
+    query = jobs_pb2.ListJobsRequest.Query(selected_statuses=wanted, object_id=of_image)
     condition = "where kind = 1 and (%s::text is null or image_name = %s) and (%s = '{}' or status = any (%s))"
     values = [of_image, of_image, wanted, wanted]
     select = f"select uuid::text from jobs {condition} order by id desc"

@@ -54,7 +54,7 @@ async def test_of_a_hundred_creates_of_one_name_one_wins(
     codes = await asyncio.gather(*(code_of(replicas[n % 2].create("one", f"x{n}")) for n in range(100)))
     assert Counter(codes) == {Code.OK: 1, Code.ALREADY_EXISTS: 99}
     await check_invariants(dsn)
-    query = jobs_pb2.ListJobsRequest(first_page_query={"object_id": "one"})
+    query = jobs_pb2.ListJobsRequest(first_page_query=jobs_pb2.ListJobsRequest.Query(object_id="one"))
     assert len((await replicas[0].jobs.ListJobs(query)).jobs) == 1
 
 

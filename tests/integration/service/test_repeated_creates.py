@@ -31,7 +31,8 @@ async def replicas(dsn: str) -> AsyncIterator[list[Service]]:
 
 
 async def create(service: Service, name: str, request_id: str, *pips: str) -> Any:
-    request = pb.CreateImageRequest(name=name, pip_requirements=[{"name": pip} for pip in pips or ("numpy",)])
+    wanted = [pb.ManagedImage.PipRequirement(name=pip) for pip in pips or ("numpy",)]
+    request = pb.CreateImageRequest(name=name, pip_requirements=wanted)
     return await service.images.CreateImage(request, metadata=[("x-request-id", request_id)])
 
 
@@ -50,7 +51,7 @@ async def test_fifty_at_once_make_one_image_and_get_one_answer(
     answers = await asyncio.gather(*(create(replicas[n % 2], "one", "id-1") for n in range(50)))
     assert Counter(answer.SerializeToString(deterministic=True) for answer in answers).most_common(1)[0][1] == 50
     assert answers[0].image.status == pb.ManagedImage.STATUS_BUILDING_FIRST_TIME
-    query = jobs_pb2.ListJobsRequest(first_page_query={"object_id": "one"})
+    query = jobs_pb2.ListJobsRequest(first_page_query=jobs_pb2.ListJobsRequest.Query(object_id="one"))
     assert [job.job_id for job in (await replicas[0].jobs.ListJobs(query)).jobs] == [answers[0].job.job_id]
     await check_invariants(dsn)
 

@@ -35,7 +35,8 @@ async def delete(service: Service, name: str) -> None:
 
 
 async def sync(service: Service, name: str, **fields: Any) -> pb.SyncImageTagResponse:
-    return await service.images.SyncImageTag(pb.SyncImageTagRequest(name=name, **fields))
+    answer: pb.SyncImageTagResponse = await service.images.SyncImageTag(pb.SyncImageTagRequest(name=name, **fields))
+    return answer
 
 
 async def cancel(service: Service, job_id: str) -> None:
@@ -53,8 +54,9 @@ async def test_every_method_is_there(service: Service) -> None:
             for method in contract.methods:
                 path = f"/{contract.full_name}/{method.name}"
                 code = Code.OK
+                call: aio.UnaryUnaryMultiCallable[bytes, bytes] = service.channel.unary_unary(path)
                 try:
-                    await service.channel.unary_unary(path)(b"")
+                    await call(b"")
                 except aio.AioRpcError as error:
                     code = error.code()
                 assert code in {Code.OK, Code.INVALID_ARGUMENT}, path
@@ -102,7 +104,7 @@ async def test_a_taken_name_is_refused_and_launches_nothing(service: Service) ->
 
 
 async def test_a_faulty_create_is_refused_with_every_fault(service: Service) -> None:
-    wanted = [{"name": "numpy", "version_specifier": "latest"}, {"name": "NUMPY"}]
+    wanted: list[Any] = [{"name": "numpy", "version_specifier": "latest"}, {"name": "NUMPY"}]
     request = pb.CreateImageRequest(name="A", pip_requirements=wanted, python_version="2.7")
     refusal = await refused(service.images.CreateImage(request))
     assert refusal.code is Code.INVALID_ARGUMENT
@@ -116,7 +118,7 @@ async def test_a_faulty_create_is_refused_with_every_fault(service: Service) -> 
 
 
 async def test_a_create_with_a_thousand_faults_is_refused_as_one_with_few(service: Service) -> None:
-    wanted = [{"name": "-" * 200, "version_specifier": "?" * 200} for _ in range(limits.REQUIREMENTS + 1)]
+    wanted: list[Any] = [{"name": "-" * 200, "version_specifier": "?" * 200} for _ in range(limits.REQUIREMENTS + 1)]
     refusal = await refused(service.images.CreateImage(pb.CreateImageRequest(name="x", pip_requirements=wanted)))
     assert (refusal.code, refusal.reason) == (Code.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert "more are not listed" in refusal.fields[""]
@@ -424,7 +426,7 @@ async def test_jobs_are_listed_by_status_type_and_image(service: Service) -> Non
     await service.report("two", ok=False)
 
     async def found(**query: Any) -> list[str]:
-        request = jobs_pb2.ListJobsRequest(first_page_query=query)
+        request = jobs_pb2.ListJobsRequest(first_page_query=jobs_pb2.ListJobsRequest.Query(**query))
         names = {job_id: name for name, job_id in made.items()}
         return [names.get(job.job_id, "system") for job in (await service.jobs.ListJobs(request)).jobs]
 

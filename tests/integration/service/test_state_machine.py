@@ -348,7 +348,7 @@ class Interleavings(RuleBasedStateMachine):
 
     async def _look(self, service: Service, name: str) -> None:
         image = self.model.images.get(name)
-        query = jobs_pb2.ListJobsRequest(first_page_query={"object_id": name})
+        query = jobs_pb2.ListJobsRequest(first_page_query=jobs_pb2.ListJobsRequest.Query(object_id=name))
         jobs = (await service.jobs.ListJobs(query)).jobs
         expected = [job for job in self.model.jobs if job.name == name and job.kind is JobKind.BUILD]
         assert [job.status for job in jobs] == [job.status for job in reversed(expected)]
@@ -400,7 +400,8 @@ def test_the_model_refuses_to_be_trivial() -> None:
     assert not registry.finish(child, 1, Outcome.FAILED, {})
     assert registry.images["a"].status is ImageStatus.READY
     registry.ensure("v2")
-    assert registry.images["a"].status is ImageStatus.OUTDATED
+    image = registry.images["a"]
+    assert image.status is ImageStatus.OUTDATED
     registry.delete("a")
     assert registry.jobs[-1].kind is JobKind.DELETE_REPOSITORY
     assert [job.status for job in registry.jobs[:2]] == [JobStatus.SUCCEEDED] * 2

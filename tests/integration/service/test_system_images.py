@@ -50,7 +50,8 @@ async def ensure(service: Service) -> None:
 
 
 async def sync(service: Service, name: str, **fields: Any) -> pb.SyncImageTagResponse:
-    return await service.images.SyncImageTag(pb.SyncImageTagRequest(name=name, **fields))
+    answer: pb.SyncImageTagResponse = await service.images.SyncImageTag(pb.SyncImageTagRequest(name=name, **fields))
+    return answer
 
 
 async def state(service: Service) -> dict[str, tuple[str, str]]:

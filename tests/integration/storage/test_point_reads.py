@@ -50,7 +50,7 @@ async def test_each_caller_gets_its_own_row(reads: PointReads) -> None:
 
 
 async def test_absent_keys_are_none(reads: PointReads) -> None:
-    assert await asyncio.gather(reads.fetch("nothing"), reads.fetch(""), reads.fetch("thing-1'")) == [None] * 3
+    assert await asyncio.gather(*map(reads.fetch, ("nothing", "", "thing-1'"))) == [None] * 3
     assert value(await reads.fetch("thing-7")) == 7
 
 
@@ -87,6 +87,7 @@ async def test_a_slow_statement_ends_and_the_connection_stays(
             with pytest.raises(Unavailable):
                 await reads.fetch("thing-1")
         after = await reads.fetch("thing-1")
+    assert after is not None
     assert before[1] == after[1]  # the same backend
 
 
@@ -139,10 +140,11 @@ async def test_few_after_many_wait_until_as_many_come(
 ) -> None:
     monkeypatch.setattr(point_reads, "PACE", 3600)  # whoever has to wait does so until others come
 
-    async def fetch(numbers: range) -> list[int]:
-        return [value(row) for row in await asyncio.gather(*(reads.fetch(f"thing-{n}") for n in numbers))]
-
     async with PointReads(dsn, STATEMENT) as reads:
+
+        async def fetch(numbers: range) -> list[int]:
+            return [value(row) for row in await asyncio.gather(*(reads.fetch(f"thing-{n}") for n in numbers))]
+
         await until_answered(reads)
         for number in range(1, 6):  # one after the other: nobody waits
             assert await fetch(range(number, number + 1)) == [number]

@@ -56,7 +56,9 @@ class Prometheus:
 
     def series(self, expression: str) -> list[dict[str, Any]]:
         """What a graph of everything since its start would draw."""
-        return self.ask("/api/v1/query_range", query=expression, start=self.began, end=time.time(), step=1)["result"]
+        found = self.ask("/api/v1/query_range", query=expression, start=self.began, end=time.time(), step=1)
+        result: list[dict[str, Any]] = found["result"]
+        return result
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from image_registry.builds.packages.engine import look_at_machine
@@ -28,9 +29,7 @@ print(json.dumps(reached))
 """
 
 
-def reached(
-    folder: Path, targets: Sequence[str], *, offline: bool = False, **confinement: tuple[str, ...]
-) -> list[str]:
+def reached(folder: Path, targets: Sequence[str], *, offline: bool = False, **confinement: Any) -> list[str]:
     """The targets that a program in a sandbox can connect to."""
     inside = Path(tempfile.mkdtemp(dir=folder))
     lines: list[str] = []

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,7 +31,8 @@ from tests.integration.builds.conftest import until
 from tests.integration.builds.test_processes import _PARENT
 from tests.system.packages.conftest import PackageBuilder
 from tests.system.packages.repositories import AptRepository
-from tests.system.packages.test_endings import cgroups, children_of, hangs, sandbox_parts
+from tests.system.packages.test_apt import cgroups
+from tests.system.packages.test_endings import children_of, hangs, sandbox_parts
 
 _AS_USER = """
 set -e
@@ -137,6 +139,11 @@ class Account:
         return output
 
 
+def emptied(group: Path) -> bool:
+    """Whether an account's control group is gone, with the one that its builds had in it."""
+    return removed(group / "image-registry") and removed(group)
+
+
 def removed(group: Path) -> bool:
     """Whether a control group is gone; one with processes stays."""
     with contextlib.suppress(OSError):
@@ -167,7 +174,7 @@ def an_account(*options: str) -> Iterator[Account]:
     finally:
         shutil.rmtree(room)
         for group in groups:  # a killed worker's build removes its folder, and ends a moment later
-            eventually(lambda group=group: removed(group / "image-registry") and removed(group), 30)
+            eventually(partial(emptied, group), 30)
         subprocess.run(["userdel", name], check=True, capture_output=True)  # refuses while it has processes
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from image_registry.builds import http
 from image_registry.builds.cache import Cache
 from image_registry.builds.credentials import Keyring, Login
 from image_registry.builds.faults import UnavailableError
 from image_registry.builds.oci.manifest import Descriptor
 from image_registry.builds.oci.push import RegistryRepository, tags
 from image_registry.builds.oci.reference import RegistryReference
-from image_registry.builds.oci.registry import RegistryClient, RegistrySource
+from image_registry.builds.oci.registry import Ask, RegistryClient, RegistrySource
 from image_registry.builds.oci.upload import Uploads
 from image_registry.builds.plan import RegistryAccess
 from image_registry.builds.repositories.home import HomeFaultError
@@ -58,7 +57,7 @@ def with_tokens(tokens: TokenServer, tmp_path: Path) -> Iterator[DockerRegistry]
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the client would have slept before it tried again."""
     slept: list[float] = []
-    monkeypatch.setattr(http.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     return slept
 
 
@@ -264,9 +263,8 @@ def test_long_lists_are_read_to_their_end(docker_registry: DockerRegistry, monke
             Uploads(client, name).put_note("_owner", "application/x", {"ri.imageregistry.owner": name})
         exchange = client.exchange
 
-        def two_a_page(ask: object, what: str) -> object:
-            path = getattr(ask, "path", "").replace("n=1000", "n=2")
-            return exchange(dataclasses.replace(ask, path=path), what)  # type: ignore[type-var]
+        def two_a_page(ask: Ask, what: str) -> object:
+            return exchange(dataclasses.replace(ask, path=ask.path.replace("n=1000", "n=2")), what)
 
         monkeypatch.setattr(RegistryClient, "exchange", lambda _, ask, what: two_a_page(ask, what))
         home = open_home(

@@ -10,7 +10,7 @@ from pathlib import Path
 from ri.api.imageregistry import job_status_pb2 as status
 
 from image_registry.builds.credentials import Keyring
-from image_registry.builds.oci import push
+from image_registry.builds.oci import layout
 from image_registry.builds.oci.push import DeletionNotes, RegistryRepository, tags
 from image_registry.builds.oci.registry import RegistryClient
 from image_registry.builds.repositories.opening import open_home
@@ -89,7 +89,7 @@ def test_old_notes_are_forgotten(docker_registry: DockerRegistry, monkeypatch: o
         notes.write("a life")
         notes.write("another life")
         assert list(home.leftovers()) == []
-        later = datetime.now(UTC) + timedelta(seconds=push.NOTE_SECONDS + 60)
+        later = datetime.now(UTC) + timedelta(seconds=layout.NOTE_SECONDS + 60)
         old = notes.old(later)
         assert len(old) == 2
         notes.forget(old[0])

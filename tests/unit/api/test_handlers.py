@@ -88,7 +88,7 @@ STORED_JOB: dict[str, Any] = {
 }
 
 
-def fields_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+def fields_of(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     """What `values` know of a model; what it has besides has a default or is a text."""
     names = kind.__dataclass_fields__
     return {name: values.get(name, "") for name in names if name in values or name == "creator"}
@@ -312,7 +312,7 @@ def test_update_build_info(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(("view", "progress"), [(0, ""), (1, ""), (2, "resolve …")])
-def test_get_job(registry: Registry, view: int, progress: str) -> None:
+def test_get_job(registry: Registry, view: jobs_pb2.JobView.ValueType, progress: str) -> None:
     request = jobs_pb2.GetJobRequest(job_id=str(JOB), view=view)
     job = jobs(registry).call("GetJob", request).response.job
     assert (job.job_id, job.job_type, job.job_progress_str) == (str(JOB), jobs_pb2.JOB_TYPE_IMAGE_BUILDER, progress)
@@ -331,7 +331,8 @@ def test_get_of_a_missing_job(registry: Registry) -> None:
 def test_list_jobs(registry: Registry) -> None:
     registry.more = True
     query = jobs_pb2.ListJobsRequest.Query(selected_statuses=[2], object_id="a")
-    answer = jobs(registry).call("ListJobs", jobs_pb2.ListJobsRequest(page_size=1, first_page_query=query, view=2))
+    request = jobs_pb2.ListJobsRequest(page_size=1, first_page_query=query, view=jobs_pb2.JOB_VIEW_FULL)
+    answer = jobs(registry).call("ListJobs", request)
     assert answer.response.has_more
     assert answer.response.jobs[0].job_progress_str == "resolve …"
     registry.more = False

@@ -60,7 +60,7 @@ async def test_made_up_names_leave_nothing_behind() -> None:
     watchers = [watch(health, f"made up {number}") for number in range(100)]
     for one in watchers:
         assert (await anext(one)).status == pb.HealthCheckResponse.SERVICE_UNKNOWN
-    waiting = asyncio.ensure_future(anext(watchers[0]))  # type: ignore[arg-type]
+    waiting = asyncio.ensure_future(anext(watchers[0]))
     health.set_serving(True)
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -1,8 +1,9 @@
 """Every fault of a request is reported, at once, with its JSON path."""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -121,7 +122,7 @@ def test_the_same_library_in_two_spellings_is_an_error() -> None:
 
 @pytest.mark.parametrize("field", ["pip_requirements", "package_requirements"])
 def test_lists_are_bounded(field: str) -> None:
-    entries = [{"name": f"x{number}"} for number in range(limits.REQUIREMENTS + 1)]
+    entries: list[dict[str, Any]] = [{"name": f"x{number}"} for number in range(limits.REQUIREMENTS + 1)]
     if field == "package_requirements":
         entries = [entry | {"package_type": 1} for entry in entries]
     path = {"pip_requirements": "pipRequirements", "package_requirements": "packageRequirements"}[field]
@@ -167,12 +168,12 @@ def test_what_is_no_job_id(text: str) -> None:
 
 
 def test_all_faults_of_a_job_query_are_reported_at_once() -> None:
-    request = jobs_pb2.GetJobRequest(job_id="x", view=9)
+    request = jobs_pb2.GetJobRequest(job_id="x", view=cast("jobs_pb2.JobView.ValueType", 9))
     assert faults_of(validation.job_query, request).keys() == {"jobId", "view"}
 
 
 @pytest.mark.parametrize(("view", "full"), [(0, False), (1, False), (2, True)])
-def test_views(view: int, full: bool) -> None:
+def test_views(view: jobs_pb2.JobView.ValueType, full: bool) -> None:
     assert validation.job_query(jobs_pb2.GetJobRequest(job_id=JOB, view=view))[1] == full
 
 
@@ -228,13 +229,14 @@ def judged(request: pb.CreateImageRequest) -> tuple[NewImage | None, tuple[Fault
 @examples(200)
 def test_whatever_bytes_decode_to_is_judged(data: bytes) -> None:
     tokens = PageTokens(b"secret", "x")
-    for message, judge in (
+    judged_by: tuple[tuple[Any, Callable[[Any], object]], ...] = (
         (pb.CreateImageRequest, lambda request: validation.new_image(request, ACCEPTS)),
         (pb.UpdateBuildInfoRequest, validation.reported_libraries),
         (pb.ListImagesRequest, lambda request: page_queries.image_query(request, tokens)),
         (jobs_pb2.ListJobsRequest, lambda request: page_queries.job_query(request, tokens)),
         (jobs_pb2.GetJobRequest, validation.job_query),
-    ):
+    )
+    for message, judge in judged_by:
         with suppress(RegistryError, DecodeError):
             judge(message.FromString(data))
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def metadata(name: str, version: str) -> str:
     return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nVersion: none of this\n"
 
 
-DEBIAN = {
+DEBIAN: dict[str, bytes | str] = {
     "./usr/bin/python3.11": b"\x7fELF\0" + b"3.40.1\0" + b"3.11.2\0",
     "./usr/bin/python3": "->python3.11",
     "./lib/x86_64-linux-gnu/libc.so.6": GLIBC,
@@ -32,7 +33,7 @@ DEBIAN = {
     "./usr/local/lib/python3.11/site-packages/unseen-1.dist-info/METADATA": metadata("unseen", "1"),
     "./usr/lib/python3.10/dist-packages/unseen-1.dist-info/METADATA": metadata("unseen", "1"),
 }
-OFFICIAL = {
+OFFICIAL: dict[str, bytes | str] = {
     **DEBIAN,
     "usr/local/bin/python3.12": b"\x7fELF, and the rest is in the library",
     "usr/local/lib/libpython3.12.so.1.0": b"\x7fELF\0" + b"3.12.7\0",
@@ -141,7 +142,7 @@ def test_base_without_python(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD])
 def test_all_compressions(tmp_path: Path, kind: str) -> None:
     half = len(tar_of(DEBIAN)) // 2
-    pack = {
+    pack: dict[str, Callable[[bytes], bytes]] = {
         OCI_LAYER: lambda data: data,
         OCI_LAYER_GZIP: lambda data: gzip.compress(data[:half]) + gzip.compress(data[half:]),
         OCI_LAYER_ZSTD: lambda data: zstandard.compress(data[:half]) + zstandard.compress(data[half:]),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from image_registry.builds.cache import Cache
 from image_registry.builds.faults import DamagedBlobError
 from image_registry.builds.files import link_whole, locked, write_whole, written_whole
 from image_registry.builds.oci.manifest import digest_of
+
+
+def written(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
@@ -118,16 +123,15 @@ def test_blob_is_fetched_once(cache: Cache, tmp_path: Path) -> None:
 
 def test_blob_that_is_something_else_is_not_kept(cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(DamagedBlobError):
-        cache.blob(digest_of(b"blob"), lambda path: path.write_bytes(b"other") and None)
+        cache.blob(digest_of(b"blob"), lambda path: written(path, b"other"))
     assert list((tmp_path / "cache" / "blobs").iterdir()) == []
     assert list((tmp_path / "own").iterdir()) == []
 
 
 def test_least_recently_used_blobs_go_first(cache: Cache, tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
-        cache.blob(
-            digest_of(name.encode() * 100), lambda path, name=name: path.write_bytes(name.encode() * 100) and None
-        )  # type: ignore[misc]
+        content = name.encode() * 100
+        cache.blob(digest_of(content), partial(written, content=content))
     (tmp_path / "later").mkdir()
     Cache(tmp_path / "cache", tmp_path / "later", print).taken(digest_of(b"one" * 100))
     cache.shrink(800)

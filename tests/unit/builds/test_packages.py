@@ -2,7 +2,9 @@
 
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -144,7 +146,9 @@ def test_the_rest_stays_in(path: str) -> None:
     assert not is_dropped(path)
 
 
-def entry(name: str, kind: bytes = tarfile.REGTYPE, mtime: int = 1000, **pax: str) -> tarfile.TarInfo:
+def entry(
+    name: str, kind: bytes = tarfile.REGTYPE, mtime: int = 1000, pax: Mapping[str, str] = MappingProxyType({})
+) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.mtime, member.uname = kind, mtime, "somebody"
     member.pax_headers = dict(pax)
@@ -159,7 +163,8 @@ def archive(path: Path, *members: tarfile.TarInfo) -> Path:
 
 
 def test_a_layer_says_nothing_of_its_making(tmp_path: Path) -> None:
-    capability = entry("usr/bin/ping", **{"SCHILY.xattr.security.capability": "\x01\udcff", "SCHILY.xattr.user.x": "y"})
+    attributes = {"SCHILY.xattr.security.capability": "\x01\udcff", "SCHILY.xattr.user.x": "y"}
+    capability = entry("usr/bin/ping", pax=attributes)
     new = entry("./etc/new", mtime=5000)
     changes = archive(tmp_path / "changes", capability, new, entry("run/x"), entry("usr/.wh.old"))
     layer = tidy_layer(changes, 4000, "apt: x", tmp_path / "layer")

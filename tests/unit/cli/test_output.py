@@ -8,6 +8,7 @@ import click
 import yaml
 from click.testing import CliRunner
 from google.protobuf import json_format
+from google.protobuf.timestamp_pb2 import Timestamp
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import job_status_pb2, jobs_pb2
 
@@ -29,12 +30,13 @@ def test_an_image_is_printed_as_rest_prints_it() -> None:
         rime_tag="v1",
         repo_uri="oci:/images/vision",
         python_version="3.11",
-        base_image={"name": "system-python-3-11", "reference_type": "REFERENCE_TYPE_MANAGED"},
         child_images=[{"name": "x"}],
         pip_requirements=[{"name": "numpy", "version_specifier": ">=1.26"}],
         pip_libraries=[{"name": "numpy", "version": "1.26.4"}],
         package_requirements=[{"name": "git", "package_type": "PACKAGE_TYPE_APT"}],
     )
+    message.base_image.name = "system-python-3-11"
+    message.base_image.reference_type = pb.ImageReference.REFERENCE_TYPE_MANAGED
     assert published(image_from(message)) == as_rest(message)
     assert published(image_from(pb.ManagedImage())) == as_rest(pb.ManagedImage())
 
@@ -48,11 +50,12 @@ def test_a_job_is_printed_as_rest_prints_it() -> None:
         running_time_secs=1.5,
         cancellation_requested=True,
         job_progress_str="so far",
-        agent_id={"uuid": "2"},
-        archived_job_logs={"url": {"url": "http://x"}, "expiration_time": {"seconds": 1_700_000_000}},
-        creation_time={"seconds": 1_700_000_000, "nanos": 123456000},
-        start_time={"seconds": 1_700_000_001},
+        creation_time=Timestamp(seconds=1_700_000_000, nanos=123456000),
+        start_time=Timestamp(seconds=1_700_000_001),
     )
+    message.agent_id.uuid = "2"
+    message.archived_job_logs.url.url = "http://x"
+    message.archived_job_logs.expiration_time.seconds = 1_700_000_000
     assert published(job_from(message)) == as_rest(message)
     assert published(job_from(jobs_pb2.JobMetadata())) == as_rest(jobs_pb2.JobMetadata())
 

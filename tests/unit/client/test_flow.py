@@ -159,9 +159,9 @@ def test_a_create_is_repeated_under_the_same_id() -> None:
 
 
 def test_which_calls_may_be_repeated() -> None:
-    once = [WRITE, calls.sync_image_tag("x", force=True)]
+    once: list[Call[Any]] = [WRITE, calls.sync_image_tag("x", force=True)]
     once.append(calls.update_build_info("x", built_successfully=True, libraries=[]))
-    repeatable = [READ, CREATE, calls.list_images([], 0, ""), calls.get_job("x")]
+    repeatable: list[Call[Any]] = [READ, CREATE, calls.list_images([], 0, ""), calls.get_job("x")]
     repeatable += [calls.list_jobs([], None, 0, "", full=True)]
     repeatable += [calls.cancel_job("x"), calls.ensure_image_existence(), calls.sync_image_tag("x", force=False)]
     assert {call.safety for call in once} == {Safety.ONCE}

@@ -12,7 +12,7 @@ from click import Context, Group, Parameter
 from compose_spec import PyCompose
 
 from image_registry.cli.main import cli
-from image_registry.settings import PREFIX, SECRETS_DIR, Settings
+from image_registry.settings import PREFIX, SECRETS_DIR, Settings, load
 from tests.unit.deploy.manifests import (
     DEPLOY,
     KUBERNETES,
@@ -27,7 +27,7 @@ from tests.unit.deploy.manifests import (
 SETTINGS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {SECRETS_DIR}
 # The only package with KEDA's definitions brings a pytest plugin that needs more than it says. These fields were held
 # against that package's models (KEDA 2.16) by hand, and the trigger's against the page of the PostgreSQL scaler.
-KEDA = {
+KEDA: dict[str, dict[str, type]] = {
     "ScaledObject": {
         "scaleTargetRef": dict,
         "pollingInterval": int,
@@ -99,7 +99,7 @@ def test_values_are_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -
         with monkeypatch.context() as context:
             for name, value in (shared | own).items():
                 context.setenv(name, value)
-            Settings()
+            load()
 
 
 def test_commands_exist() -> None:

@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -80,7 +81,7 @@ TEXT_PARSERS: dict[str, Callable[[str], object]] = {
     "metadata of a wheel": read_headers,
 }
 BYTE_PARSERS: dict[str, Callable[[bytes], object]] = {
-    **{f"manifest {kind}": lambda data, kind=kind: Manifest.read(data, kind) for kind in sorted(MANIFESTS)},
+    **{f"manifest {kind}": partial(Manifest.read, media_type=kind) for kind in sorted(MANIFESTS)},
     "index": lambda data: select_platform(data, "amd64"),
     "create": lambda data: validation.new_image(pb.CreateImageRequest.FromString(data), ACCEPTS),
     "report": lambda data: validation.reported_libraries(pb.UpdateBuildInfoRequest.FromString(data)),
