@@ -139,21 +139,25 @@ bench-quick: install ## one line a figure, in less than 3 minutes on a quiet mac
 	@$(BIN)/python -m benchmarks --quick
 
 SYSTEM_PACKAGES := docker-registry golang-grpc-gateway golang-go golang-goprotobuf-dev golang-github-grpc-ecosystem-grpc-gateway-dev \
-    golang-google-grpc-dev golang-github-jackc-pgx-v4-dev buildah slirp4netns nftables iproute2 uidmap rpm createrepo-c dnf
+    golang-google-grpc-dev golang-github-jackc-pgx-v4-dev buildah slirp4netns nftables iproute2 uidmap rpm createrepo-c dnf \
+    $(if $(shell command -v npm),,npm)# a Node.js from elsewhere brings its own, and excludes Debian's
 
 test-system: install system-tools ## tests that need Debian packages and root: installs them, then runs
 	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
-	    echo "test-system: skipped, it needs root on a Debian"; else $(MAKE) --no-print-directory test-system-as-root; fi
+	    echo "test-system needs root on a Debian, to install packages and for its sandboxes; no test was run"; exit 1; \
+	else $(MAKE) --no-print-directory test-system-as-root; fi
 
 .PHONY: test-system-as-root
 test-system-as-root: test-base
 	@dpkg -s $(SYSTEM_PACKAGES) > /dev/null 2>&1 || { apt-get update -q > /dev/null && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(SYSTEM_PACKAGES) > /dev/null; }
+	@apt-cache show prometheus > /dev/null 2>&1 || apt-get update -q > /dev/null  # for what is downloaded, not installed
 	@test -e .cache/prometheus || { cd .cache && apt-get download -q prometheus > /dev/null && \
 	    dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb; }  # unpacked for its promtool, not installed: it would run
 	@# two at a time: system packages, which share an address of the machine and its control groups, and the rest
-	@$(PYTEST) -m system tests/system/packages & packages=$$!; \
-	$(PYTEST) -m system --ignore tests/system/packages; others=$$?; wait $$packages && exit $$others
+	@$(PYTEST) -m system tests/system/packages > .cache/system-packages.log 2>&1 & packages=$$!; \
+	$(PYTEST) -m system --ignore tests/system/packages; others=$$?; wait $$packages; packages=$$?; \
+	cat .cache/system-packages.log; exit $$(( others | packages ))
 
 rest-reference: install ## write docs/rest.md from the gateway's real answers
 	@WRITE_REFERENCE=1 $(PYTEST) -q tests/integration/rest/test_reference_page.py

@@ -6,6 +6,7 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
+    "tests.fixtures.skips",
     "tests.fixtures.postgres",
     "tests.fixtures.service",
     "tests.fixtures.rest",

@@ -48,7 +48,7 @@ async def test_two_hundred_builds_survive_faults(
     folder: Path, debian_base: TestBase, package_index: PackageIndex, home: type[Layouts | Registry]
 ) -> None:
     if home is Registry and not Registry.can_run():
-        pytest.skip("docker-registry is not installed (on Debian: apt-get install docker-registry)")
+        pytest.fail("docker-registry is not installed: apt-get install docker-registry")
     builds = int(os.environ.get("IMAGE_REGISTRY_FAULT_BUILDS") or 200)
     repositories = home(folder / "repositories")
     await _survives(folder, debian_base, package_index, repositories, builds=builds, sample=builds)

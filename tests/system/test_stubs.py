@@ -35,7 +35,9 @@ async def test_javascript_is_generated_and_calls(service: Service, tmp_path: Pat
     packages = re.findall(r"@\w+/[\w-]+@\d+", PAGE.read_text(encoding="utf-8"))
     packages += ["typescript@5", "@types/node@20"]
     install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), *packages]
-    await asyncio.to_thread(subprocess.run, install, check=True, capture_output=True)
+    modules = ["npm", "pkg", "set", "--prefix", str(tmp_path), "type=module"]
+    for command in (install, modules):
+        await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
     generate("typescript", tmp_path, f"{tmp_path}/node_modules/.bin")
     shutil.copy(STUBS / "find.mjs", tmp_path)
     await asyncio.to_thread(check_types, tmp_path)
@@ -44,7 +46,7 @@ async def test_javascript_is_generated_and_calls(service: Service, tmp_path: Pat
     process = await asyncio.create_subprocess_exec(
         *("node", str(tmp_path / "find.mjs"), f"http://{service.address}", "numpy"),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # node warns about modules without a package.json of their own
+        stderr=asyncio.subprocess.STDOUT,
     )
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert out.decode() == "vision +1\n"
