@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from image_registry.openapi.document import build
+from tests.system.go import go_build
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = "golang-grpc-gateway golang-go golang-goprotobuf-dev golang-github-grpc-ecosystem-grpc-gateway-dev"
@@ -86,22 +86,7 @@ def test_both_bindings_of_a_method_are_there(go_path: Path) -> None:
 
 
 def test_the_proxy_compiles(go_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "GO111MODULE": "off",
-        "GOPATH": f"{go_path}:/usr/share/gocode",
-        "GOCACHE": str(go_path / "cache"),
-        "GOFLAGS": "",
-    }
-    built = subprocess.run(
-        ["go", "build", "./..."],
-        cwd=go_path / "src" / FOLDER,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
+    go_build(go_path / "src" / FOLDER, f"{go_path}:/usr/share/gocode", go_path / "cache", "./...")
 
 
 def test_its_paths_are_those_of_our_document(swagger: dict[str, Any]) -> None:

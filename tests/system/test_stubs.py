@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.service import Service
+from tests.system.go import go_build
 
 REPOSITORY = Path(__file__).parents[2]
 STUBS = REPOSITORY / "examples" / "stubs"
@@ -94,19 +95,5 @@ def build_go_client(folder: Path) -> None:
     program = folder / "path" / "src" / "find"
     program.mkdir()
     shutil.copy(STUBS / "find.go", program)
-    environment = {
-        **os.environ,
-        "GO111MODULE": "off",
-        "GOPATH": f"{folder}/path:{folder}/unpacked/usr/share/gocode",
-        "GOCACHE": str(folder / "cache"),
-        "GOFLAGS": "",
-    }
-    built = subprocess.run(
-        ["go", "build", "-o", folder / "client", "."],
-        cwd=program,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
+    path = f"{folder}/path:{folder}/unpacked/usr/share/gocode"
+    go_build(program, path, folder / "cache", "-o", folder / "client", ".")

@@ -31,8 +31,7 @@ from tests.integration.builds.conftest import until
 from tests.integration.builds.test_processes import _PARENT
 from tests.system.packages.conftest import PackageBuilder
 from tests.system.packages.repositories import AptRepository
-from tests.system.packages.test_apt import cgroups
-from tests.system.packages.test_endings import children_of, hangs, sandbox_parts
+from tests.system.packages.test_endings import children_of, hangs, nothing_is_left, sandbox_parts
 
 _AS_USER = """
 set -e
@@ -207,10 +206,11 @@ def build(account: Account, builder: PackageBuilder, package: str, **confinement
     return account.run("-c", _PARENT, text=f"{builder.plan(packages=[package], confinement=confinement).to_json()}\n")
 
 
-async def nothing_is_left(builder: PackageBuilder) -> None:
-    await until(lambda: not hangs() and not sandbox_parts())
-    assert list(builder.work.iterdir()) == []
-    assert cgroups() == []
+async def fails(account: Account, builder: PackageBuilder, package: str, reason: str, **confinement: Any) -> None:
+    """A build ends for that reason, and leaves nothing."""
+    code, output = build(account, builder, package, **confinement)
+    assert (code, reason in output) == (1, True), output
+    await nothing_is_left(builder.folder)
 
 
 async def test_packages_of_all_owners_are_installed_and_nothing_is_left(
@@ -227,45 +227,31 @@ async def test_packages_of_all_owners_are_installed_and_nothing_is_left(
     outside = int((spied / "users").read_text().split()[1])
     assert outside not in {0, pwd.getpwnam(account.name).pw_uid}, "root in there is nobody outside"
     assert [line.split(":")[0].strip() for line in (spied / "network").read_text().splitlines()[2:]] == ["lo"]
-    await nothing_is_left(builder)
+    await nothing_is_left(builder.folder)
 
 
 async def test_what_fails_and_what_is_out_of_reach(
     account: Account, builder: PackageBuilder, apt: AptRepository
 ) -> None:
     apt.add("plain-broken", script=f"{_SPY}\nexit 3")
-    code, output = build(account, builder, "plain-broken")
-    assert code == 1
-    assert "A package's own script failed: installed plain-broken package" in output, output
-    await nothing_is_left(builder)
-
+    await fails(account, builder, "plain-broken", "A package's own script failed: installed plain-broken package")
     builder.reach = ()
-    code, output = build(account, builder, "plain-broken")
-    assert code == 1
-    assert "The packages could not be fetched: " in output, output
-    await nothing_is_left(builder)
+    await fails(account, builder, "plain-broken", "The packages could not be fetched: ")
 
 
 async def test_what_it_may_not_use_up(
     account: Account, builder: PackageBuilder, apt: AptRepository, hanging: str
 ) -> None:
-    code, output = build(account, builder, hanging, seconds=15.0)
-    assert code == 1
-    assert "Installing the packages took longer than 15 s" in output, output
-    await nothing_is_left(builder)
+    await fails(account, builder, hanging, "Installing the packages took longer than 15 s", seconds=15.0)
 
     apt.add("plain-hungry", script="all=$(head -c 900000000 /dev/zero | tr '\\0' x); echo ${#all}")
-    code, output = build(account, builder, "plain-hungry", memory_bytes=320 << 20)
-    assert code == 1
-    assert "Installing the packages needs more memory than its 335 MB" in output, output
-    await nothing_is_left(builder)
+    reason = "Installing the packages needs more memory than its 335 MB"
+    await fails(account, builder, "plain-hungry", reason, memory_bytes=320 << 20)
 
     hidden = "head -c 900000000 /dev/zero > /var/lib/hidden/large; sleep 31415"
     apt.add("plain-large", script=f"{_SPY}\n{hidden}")
-    code, output = build(account, builder, "plain-large", disk_bytes=600 << 20)
-    assert code == 1
-    assert "The packages, unpacked on their base, take more than 629 MB" in output, output
-    await nothing_is_left(builder)
+    reason = "The packages, unpacked on their base, take more than 629 MB"
+    await fails(account, builder, "plain-large", reason, disk_bytes=600 << 20)
 
 
 async def test_without_control_groups_and_network_it_may_be_told_to_go_on(
@@ -273,10 +259,8 @@ async def test_without_control_groups_and_network_it_may_be_told_to_go_on(
 ) -> None:
     apt.add("plain-unbounded", script=_SPY)
     account.divided, account.lacking = False, "tun"
-    code, output = build(account, builder, "plain-unbounded")
-    assert code == 1
-    assert "This builder can't install system packages: memory, processors and processes are not bounded" in output
-    await nothing_is_left(builder)
+    reason = "This builder can't install system packages: memory, processors and processes are not bounded"
+    await fails(account, builder, "plain-unbounded", reason)
     code, output = build(account, builder, "plain-unbounded", required=False)
     assert code == 0, output
     assert "not confined: memory, processors and processes are not bounded" in output
@@ -284,7 +268,7 @@ async def test_without_control_groups_and_network_it_may_be_told_to_go_on(
     rootfs = unpack_image(builder.root / "image", "latest", tmp_path / "rootfs")
     spied = (rootfs.path / "usr/share/spy/network").read_text().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in spied] == ["lo"], "scripts have no network all the same"
-    await nothing_is_left(builder)
+    await nothing_is_left(builder.folder)
 
 
 @contextlib.contextmanager
@@ -302,7 +286,7 @@ async def test_a_killed_worker(account: Account, builder: PackageBuilder, hangin
         await until(lambda: len(hangs()) == 2, 120)
         process.kill()
     await until(lambda: not list(builder.work.iterdir()))
-    await nothing_is_left(builder)
+    await nothing_is_left(builder.folder)
 
 
 async def test_a_worker_and_its_build_killed_in_the_same_moment(
@@ -320,7 +304,7 @@ async def test_a_worker_and_its_build_killed_in_the_same_moment(
     assert len(owners - {pwd.getpwnam(account.name).pw_uid}) > 1, "files of several of the sandbox's users are left"
     code, output = account.run("-c", _TIDY, str(builder.work))
     assert (code, output) == (0, "1\n")
-    await nothing_is_left(builder)
+    await nothing_is_left(builder.folder)
 
 
 def test_it_says_what_is_lacking(account: Account) -> None:
