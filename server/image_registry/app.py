@@ -65,6 +65,7 @@ from image_registry.settings import Settings, split_requirement
 from image_registry.storage import image_reads, migrations
 from image_registry.storage.database import Connection, Database, describe_dsn
 from image_registry.storage.image_reads import ImageReads
+from image_registry.storage.kept_images import KeptImages
 from image_registry.storage.notices import Notices
 from image_registry.storage.point_reads import PointReads
 from image_registry.storage.readings import pool_readings
@@ -235,7 +236,8 @@ async def _assemble(
 ) -> Server:
     config = platform_config(settings)
     quotas = Quotas(db, queued_builds=settings.key_queued_builds, images=settings.key_images)
-    images, jobs, builds = Images(db, reads, config, quotas), Jobs(db), Builds(db)
+    kept = KeptImages(settings.page_memory) if settings.page_memory else None
+    images, jobs, builds = Images(db, reads, config, quotas, kept), Jobs(db), Builds(db)
     secret = (await images.identity()).token_secret
     server = aio.server(
         interceptors=access.interceptors(),

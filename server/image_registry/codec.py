@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 
@@ -16,7 +16,6 @@ from image_registry.models import (
     ImageDefinition,
     ImageReference,
     ImageStatus,
-    ListedImage,
     PackageRequirement,
     PackageType,
     PipLibrary,
@@ -99,14 +98,15 @@ def encode_get_response(image: PublishedImage) -> bytes:
     return _IMAGE_TAG + _varint(len(encoded)) + encoded
 
 
-def encode_list_response(images: Iterable[ListedImage], next_page_token: str) -> bytes:
-    """An encoded ListImagesResponse of images without children, made as `encode_get_response` does."""
-    parts: list[bytes] = []
-    for _, number, definition in images:
-        status = _STATUS_FIELDS[number]
-        parts += (_IMAGES_TAG, _varint(len(definition) + len(status)), definition, status)
-    parts.append(pb.ListImagesResponse(next_page_token=next_page_token).SerializeToString())
-    return b"".join(parts)
+def encode_listed(status: int, definition: bytes) -> bytes:
+    """An image without children as a field of ListImagesResponse, made as `encode_get_response` does."""
+    end = _STATUS_FIELDS[status]
+    return b"".join((_IMAGES_TAG, _varint(len(definition) + len(end)), definition, end))
+
+
+def encode_list_response(images: Sequence[bytes], next_page_token: str) -> bytes:
+    """An encoded ListImagesResponse of images from `encode_listed`."""
+    return b"".join((*images, pb.ListImagesResponse(next_page_token=next_page_token).SerializeToString()))
 
 
 def encode_created(created: CreatedImage) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, IntEnum
@@ -184,12 +185,12 @@ class PublishedImage(NamedTuple):
     child_names: tuple[str, ...] = ()
 
 
-class ListedImage(NamedTuple):
-    """What a page shows of an image; `status` is the number of an ImageStatus, `definition` as in `StoredImage`."""
+class ImagePage(NamedTuple):
+    """A page of images, encoded as fields of its answer (`codec.encode_listed`), one or several together, and the name
+    that the next page begins behind (None: there is none)."""
 
-    name: str
-    status: int
-    definition: bytes
+    images: Sequence[bytes]
+    behind: str | None
 
 
 @dataclass(frozen=True, slots=True)

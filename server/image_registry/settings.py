@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     pool_size: int = Field(16, ge=1, description="database connections of one server process")
     pool_wait: float = Field(5.0, gt=0, description="longest wait for a connection")
     statement_timeout: float = Field(10.0, gt=0, description="longest time of one database statement")
+    page_memory: int = Field(
+        32 << 20, ge=0, description="memory of one server process for what large pages have shown, bytes; 0: none"
+    )
     shutdown_delay: float = Field(
         0.0, ge=0, description="how long a server or gateway that is to stop says so first, for load balancers to see"
     )

@@ -56,13 +56,13 @@ class ImageRegistry(ImageRegistryServicer):
     async def ListImages(self, request: pb.ListImagesRequest, context: _Context) -> bytes:  # type: ignore[override]
         """A page of images in name order, encoded already."""
         query = page_queries.image_query(request, self._tokens)
-        found, more = await self._images.page(after=query.after, size=query.size, filters=query.filters)
+        page = await self._images.page(after=query.after, size=query.size, filters=query.filters)
         token = ""
-        if more:
-            token = query.token(self._tokens, found[-1].name)
+        if page.behind is not None:
+            token = query.token(self._tokens, page.behind)
         elif self._echo_last_token or _is_published_rest_client(context):
             token = request.page_token  # their loop ends when the token stays the same
-        return encode_list_response(found, token)
+        return encode_list_response(page.images, token)
 
     async def DeleteImage(self, request: pb.DeleteImageRequest, context: _Context) -> pb.DeleteImageResponse:
         """Remove an image and, by a job, its repository."""

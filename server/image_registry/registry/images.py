@@ -13,11 +13,11 @@ from image_registry.lifecycle import CLAIMABLE
 from image_registry.models import (
     BuildLock,
     CreatedImage,
+    ImagePage,
     ImageStatus,
     JobKind,
     JobStatus,
     LibraryFilter,
-    ListedImage,
     NewImage,
     Priority,
     PublishedImage,
@@ -36,6 +36,7 @@ from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection, Database
 from image_registry.storage.image_creates import ImageCreates, NameTakenError, NewImageRow, NoCurrentBaseError
 from image_registry.storage.image_reads import ImageReads
+from image_registry.storage.kept_images import KeptImages
 from image_registry.telemetry import tracing
 
 _AFTER_THE_FIRST = {Reason.IMAGE_ALREADY_EXISTS, Reason.QUEUE_LIMIT, Reason.IMAGE_LIMIT}  # what the first create causes
@@ -44,12 +45,20 @@ _AFTER_THE_FIRST = {Reason.IMAGE_ALREADY_EXISTS, Reason.QUEUE_LIMIT, Reason.IMAG
 class Images:
     """What callers do with images."""
 
-    def __init__(self, db: Database, reads: ImageReads, config: PlatformConfig, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self,
+        db: Database,
+        reads: ImageReads,
+        config: PlatformConfig,
+        quotas: Quotas | None = None,
+        kept: KeptImages | None = None,
+    ) -> None:
         self._db = db
         self._reads = reads
         self._config = config
         self._quotas = quotas or Quotas(db)
         self._creates = ImageCreates(db)
+        self._kept = kept
 
     async def identity(self) -> RegistryIdentity:
         """What all replicas on this database share."""
@@ -164,9 +173,13 @@ class Images:
             raise _has_no_lock(name)
         return found
 
-    async def page(self, *, after: str, size: int, filters: Sequence[LibraryFilter]) -> tuple[list[ListedImage], bool]:
-        """Up to `size` images in name order behind the name `after`, and whether there are more."""
-        return await self._db.read(lambda conn: image_pages.page(conn, after=after, size=size, filters=filters))
+    async def page(self, *, after: str, size: int, filters: Sequence[LibraryFilter]) -> ImagePage:
+        """Up to `size` images in name order behind the name `after`."""
+
+        async def work(conn: Connection) -> ImagePage:
+            return await image_pages.page(conn, after=after, size=size, filters=filters, kept=self._kept)
+
+        return await self._db.read(work)
 
     async def delete(self, name: str) -> None:
         """Remove an image: its build is cancelled, its name is free at once, a job removes the repository.

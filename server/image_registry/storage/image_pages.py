@@ -6,21 +6,26 @@ since Postgres' own estimates know neither the position nor which libraries go t
 and yet hardly ever meet would make that walk long. When the `FIRST` names have shown that the page won't be full
 after `CANDIDATES`, the bitmaps of popular libraries say which images may meet them all; where those don't help, whole
 lists are joined. Measurements are in docs/performance.
+
+Of a long page an outline is read first, in a single row: images that this process has shown before, as they are now,
+are not read again (decision 0018).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple, TypeAlias, TypeVar
 
 from psycopg.rows import tuple_row
 
 from image_registry import limits
-from image_registry.models import LibraryFilter, ListedImage
+from image_registry.codec import encode_listed
+from image_registry.models import ImagePage, LibraryFilter
 from image_registry.requirements import library_key, version_key
-from image_registry.storage import library_bitmaps
+from image_registry.storage import kept_images, library_bitmaps
 from image_registry.storage.database import Connection
+from image_registry.storage.kept_images import KeptImages
 from image_registry.storage.queries import load
 from image_registry.storage.rows import present
 
@@ -29,62 +34,141 @@ FIRST = 100  # names of the rarest condition that are looked up to see whether `
 CANDIDATES = 3_000  # names of the rarest condition that are looked up at most
 FEW_IDS = 5_000  # of bitmaps, that are looked up sooner than as many names
 MOST_IDS = 20_000  # of bitmaps, that are looked up sooner than lists are joined
+OUTLINED = 200  # images of a page that an outline is read of: fewer come as quickly as an outline does
+FEW_LACKING = 4  # up to a fourth of an outline is looked up by id
 _SQL = load("image_pages.sql")
 
 
 async def page(
-    conn: Connection, *, after: str, size: int, filters: Sequence[LibraryFilter]
-) -> tuple[list[ListedImage], bool]:
-    """Up to `size` images behind the name `after`, each meeting every filter, and whether there are more.
+    conn: Connection, *, after: str, size: int, filters: Sequence[LibraryFilter], kept: KeptImages | None = None
+) -> ImagePage:
+    """Up to `size` images behind the name `after`, each meeting every filter, as the database has them in this call.
 
-    The page ends before its definitions exceed `limits.PAGE_BYTES`, though not before its first image.
+    The page ends before its definitions exceed `limits.PAGE_BYTES`, though not before its first image. `kept` has
+    images that were shown before, and gets those that are shown now.
     """
-    values: dict[str, Any] = {"after": after, "limit": size + 1, "bytes": limits.PAGE_BYTES}
-    rows = await _rows(conn, [_condition(number, wanted, values) for number, wanted in enumerate(filters)], values)
-    found = [image for image in rows[:size] if image.definition is not None]
-    return found, len(rows) > len(found)
+    values: dict[str, Any] = {"after": after, "size": size, "limit": size + 1, "bytes": limits.PAGE_BYTES}
+    conditions = [_condition(number, wanted, values) for number, wanted in enumerate(filters)]
+    if kept is not None and size >= OUTLINED:
+        outlined = await _outlined(conn, conditions, values, kept)
+        if outlined is not None:
+            return outlined
+    rows = await _rows(conn, conditions, values, _listed)
+    images = [encode_listed(status, definition) for _, status, definition in rows[:size] if definition is not None]
+    return ImagePage(images, rows[len(images) - 1].name if len(rows) > len(images) else None)
 
 
-async def _rows(conn: Connection, conditions: list[_Condition], values: dict[str, Any]) -> list[ListedImage]:
+async def _outlined(
+    conn: Connection, conditions: list[_Condition], values: dict[str, Any], kept: KeptImages
+) -> ImagePage | None:
+    """The page at the moment of its outline. None: it is too long, or has an image without a key, or one that was
+    changed or deleted before its definition was read.
+
+    A definition that a later statement finds under the key of the outline is the one that stood there then.
+    """
+    outline = await _rows(conn, conditions, values, _outline)
+    shown = kept_images.first_images(outline.key, values["size"])
+    if kept_images.count_images(outline.key) < len(outline) or kept_images.definition_bytes(shown) > limits.PAGE_BYTES:
+        return None
+    groups = kept_images.groups_of(shown)
+    images = kept.find(groups)
+    if not all(images):
+        lacking = b"".join(group for group, found in zip(groups, images, strict=True) if found is None)
+        if len(lacking) * FEW_LACKING <= len(shown):
+            ids = [image_id for image_id, _, _ in kept_images.parts_of(lacking)]
+            definitions = await _definitions(conn, _SQL["some_images"], {"ids": ids})
+        else:
+            definitions = await _rows(conn, conditions, values, _definitions)
+        for place, group in enumerate(groups):
+            if images[place] is None:
+                read = [(status, definitions.get(key)) for _, status, key in kept_images.parts_of(group)]
+                encoded = [encode_listed(status, definition) for status, definition in read if definition is not None]
+                if len(encoded) < len(read):
+                    return None
+                images[place] = together = b"".join(encoded)
+                kept.keep(group, together)
+    return ImagePage([found for found in images if found is not None], outline.behind)
+
+
+class _Row(NamedTuple):
+    name: str
+    status: int
+    definition: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """How many images there are, what they are, and the name that the next page begins behind."""
+
+    count: int
+    key: kept_images.Key
+    behind: str | None
+
+    def __len__(self) -> int:
+        return self.count
+
+
+_Found = TypeVar("_Found", list[_Row], _Outline, dict[bytes, bytes])
+_Fetch: TypeAlias = Callable[[Connection, LiteralString, dict[str, Any]], Awaitable[_Found]]
+
+
+async def _rows(
+    conn: Connection, conditions: list[_Condition], values: dict[str, Any], fetch: _Fetch[_Found]
+) -> _Found:
+    """What `fetch` reads of the page's images, and of the next one, in order."""
     if not conditions:
-        return await _fetch(conn, _SQL["all_images"], values)
+        return await fetch(conn, _SQL["all_images"], values)
     if len(conditions) == 1:
-        return await _fetch(conn, _named(_list(conditions[0], "limit")), values)
+        return await fetch(conn, _named(_list(conditions[0], "limit")), values)
     reached = await _reached(conn, conditions, values)
     conditions = sorted(conditions, key=lambda one: reached[one] or _THE_END, reverse=True)
     walk = _named(_looked_up(_list(conditions[0], "walked"), conditions[1:]))
     short = reached[conditions[0]] is None
     first = SAMPLE if short else FIRST
-    rows = await _fetch(conn, walk, values | {"walked": first})
+    rows = await fetch(conn, walk, values | {"walked": first})
     if short or len(rows) == values["limit"]:
         return rows
     if len(rows) * CANDIDATES < values["limit"] * first:
-        few = await _of_bitmaps(conn, conditions, values, FEW_IDS)
+        few = await _of_bitmaps(conn, conditions, values, FEW_IDS, fetch)
         if few is not None:
             return few
-    rows = await _fetch(conn, walk, values | {"walked": CANDIDATES})
+    rows = await fetch(conn, walk, values | {"walked": CANDIDATES})
     if len(rows) == values["limit"]:
         return rows
-    many = await _of_bitmaps(conn, conditions, values, MOST_IDS)
-    return many if many is not None else await _fetch(conn, _named(_joined(conditions)), values)
+    many = await _of_bitmaps(conn, conditions, values, MOST_IDS, fetch)
+    return many if many is not None else await fetch(conn, _named(_joined(conditions)), values)
 
 
 async def _of_bitmaps(
-    conn: Connection, conditions: Sequence[_Condition], values: dict[str, Any], most: int
-) -> list[ListedImage] | None:
+    conn: Connection, conditions: Sequence[_Condition], values: dict[str, Any], most: int, fetch: _Fetch[_Found]
+) -> _Found | None:
     """The page, from what bitmaps let through; None: that is more than `most` images, or there is no telling."""
     wanted = [(values["library" + one.number], values.get("version" + one.number)) for one in conditions]
     ids = await library_bitmaps.candidates(conn, wanted, most)
     if ids is None:
         return None
-    return await _fetch(conn, _named(_looked_up(_fill("of_ids"), conditions)), values | {"ids": ids})
+    return await fetch(conn, _named(_looked_up(_fill("of_ids"), conditions)), values | {"ids": ids})
 
 
-async def _fetch(conn: Connection, images: LiteralString, values: dict[str, Any]) -> list[ListedImage]:
+async def _listed(conn: Connection, images: LiteralString, values: dict[str, Any]) -> list[_Row]:
+    return list(map(_Row._make, await _tuples(conn, _fill("page", images=images), values)))
+
+
+async def _outline(conn: Connection, images: LiteralString, values: dict[str, Any]) -> _Outline:
+    ((count, key, last),) = await _tuples(conn, _fill("outline", images=images), values)
+    return _Outline(count, key or b"", last if count == values["limit"] else None)
+
+
+async def _definitions(conn: Connection, images: LiteralString, values: dict[str, Any]) -> dict[bytes, bytes]:
+    """By their keys."""
+    return dict(await _tuples(conn, _fill("definitions", images=images), values))
+
+
+async def _tuples(conn: Connection, statement: LiteralString, values: dict[str, Any]) -> list[Any]:
     """Rows in binary (as text, bytes come twice as long), and as tuples: a thousand dicts take longer than the rest."""
     cursor = conn.cursor(binary=True, row_factory=tuple_row)
-    await cursor.execute(_fill("page", images=images), values)
-    return list(map(ListedImage._make, await cursor.fetchall()))
+    await cursor.execute(statement, values)
+    return await cursor.fetchall()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,22 @@ from (
     from <images>
 ) p order by p.name
 
+-- The same in a row, off the index of names: how many, of each image id, status and key of the definition, one behind the
+-- other, and the last name on the page. An image without such a key, written last before there were any, is missing there.
+-- name: outline
+select count(*), string_agg(int8send(i.id) || int2send(i.status) || i.definition_key, '' order by i.name),
+    (array_agg(i.name order by i.name))[%(size)s]
+from <images>
+
+-- Their definitions, in whatever order.
+-- name: definitions
+select i.definition_key, i.definition from <images> where i.definition_key is not null
+
+-- name: some_images
+(select definition, definition_key from images where id = any (%(ids)s::bigint[])) i
+
 -- name: all_images
-(select name, status, definition from images where name > %(after)s order by name limit %(limit)s) i
+(select id, name, status, definition, definition_key from images where name > %(after)s order by name limit %(limit)s) i
 
 -- name: named_images
 (<names>) n join images i on i.name = n.image_name

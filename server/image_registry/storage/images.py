@@ -18,7 +18,7 @@ from image_registry.storage.queries import load
 from image_registry.storage.rows import present, to_image, to_job
 from image_registry.telemetry import tracing
 
-CHANGED_AT_ONCE = 1_000  # images that one statement marks OUTDATED
+CHANGED_AT_ONCE = 1_000  # images that one statement marks OUTDATED, or gives keys
 NewJob: TypeAlias = tuple[UUID, datetime]  # the public identity of a build, and when it was recorded
 _SQL = load("images.sql")
 
@@ -230,6 +230,12 @@ async def delete(conn: Connection, image: StoredImage, definition: ImageDefiniti
     """Remove a locked image, and what it can be found by according to its decoded `definition`."""
     values = {"id": image.id, "name": image.name, "libraries": list(keys_of(definition))}
     await conn.execute(_SQL["delete"], values)
+
+
+async def set_definition_keys(conn: Connection) -> bool:
+    """Give keys to some definitions that were written before there were any; whether there may be more."""
+    cursor = await conn.execute(_SQL["set_definition_keys"], {"limit": CHANGED_AT_ONCE})
+    return cursor.rowcount == CHANGED_AT_ONCE
 
 
 async def built_on(conn: Connection) -> list[tuple[str, bytes, str]]:

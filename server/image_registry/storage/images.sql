@@ -174,6 +174,13 @@ with gone as (
 )
 delete from images where id = %(id)s
 
+-- Rows from before there were keys (migration 0014): a trigger sets them.
+-- name: set_definition_keys
+update images set definition = definition
+where id in (
+    select id from images where definition_key is null order by id limit %(limit)s for no key update skip locked
+)
+
 -- What system images were built on last.
 -- name: built_on
 select name, definition, base_digest from images where role = 1 and base_digest <> '' order by name

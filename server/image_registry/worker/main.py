@@ -88,7 +88,8 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
 
 
 async def _take_care(db: Database, logs: JobLogs, work_dir: Path) -> None:
-    """Remove logs and request ids that are over their time, and folders of builds whose worker was killed."""
+    """Remove logs and request ids that are over their time, and folders of builds whose worker was killed; bring rows
+    of older releases up to date."""
     while True:
         with suppress(OSError):
             if removed := await asyncio.to_thread(remove_leftovers, work_dir):
@@ -97,6 +98,8 @@ async def _take_care(db: Database, logs: JobLogs, work_dir: Path) -> None:
             while await logs.expire():
                 pass
             while await db.write(lambda conn: create_requests.expire(conn, limits.REQUEST_ID_SECONDS)):
+                pass
+            while await db.write(images.set_definition_keys):
                 pass
         await asyncio.sleep(CARE_INTERVAL)
 

@@ -93,6 +93,7 @@ async def shelf(service: Service, dsn: str) -> AsyncIterator[Shelf]:
     sizes=st.lists(st.sampled_from([1, 2, 3, 7, 20]), min_size=1, max_size=4),
     meanwhile=st.lists(changes, max_size=12),
     few=st.booleans(),
+    outlined=st.booleans(),
     bytes_on_a_page=st.sampled_from([1, 60, 32 << 20]),
 )
 @examples(60)
@@ -104,6 +105,7 @@ async def test_no_image_that_exists_throughout_is_skipped_or_repeated(
     sizes: list[int],
     meanwhile: list[list[tuple[str, Libraries | None]]],
     few: bool,
+    outlined: bool,
     bytes_on_a_page: int,
 ) -> None:
     await shelf.clear()
@@ -114,6 +116,8 @@ async def test_no_image_that_exists_throughout_is_skipped_or_repeated(
     token, pages = "", 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "PAGE_BYTES", bytes_on_a_page)
+        if outlined:
+            patch.setattr(image_pages, "OUTLINED", 1)
         if few:  # so that a few images show what else takes thousands
             patch.setattr(image_pages, "SAMPLE", 3)
             patch.setattr(image_pages, "CANDIDATES", 4)

@@ -1,14 +1,18 @@
 """Pages of images by library, each way of finding them held against a plain search of everything."""
 
 import random
+from functools import partial
 
 import psycopg
 import pytest
+from ri.api.imageregistry import image_registry_pb2 as pb
 
 from image_registry.models import LibraryFilter
 from image_registry.requirements import version_key
 from image_registry.storage import image_pages
 from image_registry.storage.database import Database
+from image_registry.storage.kept_images import KeptImages
+from tests.fixtures.pages import names_on
 
 IMAGES = 400
 LIBRARIES = 12
@@ -36,8 +40,8 @@ def contents(dsn: str) -> Contents:
         cursor.execute("set session_replication_role = replica")
         cursor.executemany(
             "insert into images (name, role, status, python_version, platform_tag, definition)"
-            " values (%s, 1, 3, '3.11', 'v1', '')",
-            [(name,) for name in images],
+            " values (%s, 1, 3, '3.11', 'v1', %s)",
+            [(name, pb.ManagedImage(name=name).SerializeToString()) for name in images],
         )
         cursor.executemany("insert into image_libraries (library, image_name, version) values (%s, %s, %s)", rows)
     return images
@@ -61,7 +65,7 @@ FILTERS = [
 @pytest.mark.parametrize(
     ("sample", "candidates"), [(500, 3000), (3, 7), (1, 1)], ids=["few names", "walk and join", "join"]
 )
-@pytest.mark.parametrize("size", [7, 1000])
+@pytest.mark.parametrize(("size", "outlined"), [(7, 200), (1000, 2000), (7, 1), (1000, 200)])
 async def test_pages_hold_what_a_search_of_everything_finds(
     monkeypatch: pytest.MonkeyPatch,
     database: Database,
@@ -70,7 +74,9 @@ async def test_pages_hold_what_a_search_of_everything_finds(
     sample: int,
     candidates: int,
     size: int,
+    outlined: int,
 ) -> None:
+    monkeypatch.setattr(image_pages, "OUTLINED", outlined)
     monkeypatch.setattr(image_pages, "SAMPLE", sample)
     monkeypatch.setattr(image_pages, "FIRST", min(sample, candidates))
     monkeypatch.setattr(image_pages, "CANDIDATES", candidates)
@@ -81,12 +87,16 @@ async def test_pages_hold_what_a_search_of_everything_finds(
         if all(n in libraries and v in {None, libraries[n]} for n, v in filters)
     ]
     seen: list[str] = []
-    more = True
-    while more:
-        after = seen[-1] if seen else ""
-        found, more = await database.read(
-            lambda conn, after=after: image_pages.page(conn, after=after, size=size, filters=wanted)  # type: ignore[misc]
-        )
-        assert len(found) == size or not more
-        seen += [image.name for image in found]
-    assert seen == expected
+    again: list[str] = []
+    kept = KeptImages(1 << 20)
+    after: str | None = ""
+    while after is not None:
+        read = partial(image_pages.page, after=after, size=size, filters=wanted, kept=kept)
+        found, shown_before = await database.read(read), await database.read(read)
+        assert found.behind == shown_before.behind
+        seen += names_on(found)
+        again += names_on(shown_before)
+        assert len(names_on(found)) == size or found.behind is None
+        assert found.behind is None or found.behind == seen[-1]
+        after = found.behind
+    assert seen == again == expected

@@ -8,11 +8,13 @@ from functools import partial
 import psycopg
 import pytest
 
+from image_registry.codec import encode_definition
 from image_registry.models import ImageDefinition, ImageReference, LibraryFilter, PipLibrary, ReferenceType, RoleType
 from image_registry.registry.library_bitmaps import tend
 from image_registry.requirements import version_key
 from image_registry.storage import image_pages, images, library_bitmaps
 from image_registry.storage.database import Connection, Database
+from tests.fixtures.pages import names_on
 
 LIBRARIES = {"numpy": ["1.0", "2.0"], "pandas": ["1.0", "2.0+cu"], "rare": ["1"]}
 FILTERS: list[list[tuple[str, str | None]]] = [
@@ -71,8 +73,9 @@ class Registry:
         """An image without libraries."""
         insert = """insert into images (id, name, role, status, python_version, platform_tag, definition)
             overriding system value
-            values (coalesce(%s, nextval('images_id_seq')), %s, 1, 3, '3.11', 'v1', '') returning id"""
-        row = await self.db.write_once(lambda conn: fetch_one(conn, insert, [first_id, name]))
+            values (coalesce(%s, nextval('images_id_seq')), %s, 1, 3, '3.11', 'v1', %s) returning id"""
+        encoded = encode_definition(definition(name, {}))
+        row = await self.db.write_once(lambda conn: fetch_one(conn, insert, [first_id, name, encoded]))
         self.ids[name], self.held[name] = row["id"], {}
 
     async def build(self, conn: Connection, name: str, libraries: dict[str, str]) -> None:
@@ -81,7 +84,14 @@ class Registry:
         status = "update images set status = 2, status_before_rebuild = 3 where id = %s"
         await conn.execute(status, [self.ids[name]])
         await images.end_ready(
-            conn, self.ids[name], definition=b"x", digest="", base_digest="", lock_file="", old=old, new=new
+            conn,
+            self.ids[name],
+            definition=encode_definition(new),
+            digest="",
+            base_digest="",
+            lock_file="",
+            old=old,
+            new=new,
         )
 
     async def delete(self, name: str) -> None:
@@ -97,12 +107,13 @@ class Registry:
 
     async def pages(self, filters: list[tuple[str, str | None]], size: int) -> list[str]:
         """The names of all pages."""
-        wanted, seen, more = [LibraryFilter(*one) for one in filters], [""], True
-        while more:
-            page = partial(image_pages.page, after=seen[-1], size=size, filters=wanted)
-            found, more = await self.db.read(page)
-            seen += [image.name for image in found]
-        return seen[1:]
+        wanted, seen = [LibraryFilter(*one) for one in filters], list[str]()
+        after: str | None = ""
+        while after is not None:
+            page = await self.db.read(partial(image_pages.page, after=after, size=size, filters=wanted))
+            seen += names_on(page)
+            after = page.behind
+        return seen
 
 
 @pytest.fixture

@@ -177,6 +177,12 @@ def check_steps(conn: psycopg.Connection) -> None:
     assert conn.execute("select version, compatible_from from schema_migrations order by 1").fetchall() == wanted
 
 
+def check_keys(conn: psycopg.Connection) -> None:
+    conn.execute("update images set definition = definition where definition_key is null")
+    keys = "select distinct octet_length(definition_key), definition_key = sha256(definition) ||"
+    assert conn.execute(keys + " int4send(octet_length(definition)) from images").fetchall() == [(36, True)]
+
+
 def nothing(_: psycopg.Connection) -> None:
     """A version that could hold no more than the one before."""
 
@@ -196,6 +202,7 @@ DATA = {
     11: Data(nothing, nothing),
     12: Data(write_bitmaps, check_bitmaps),
     13: Data(nothing, check_steps),
+    14: Data(nothing, check_keys),
 }
 
 

@@ -1,7 +1,6 @@
 """The thin handlers: what they ask of the use cases, and how they answer."""
 
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -17,17 +16,17 @@ from image_registry.api.job_logs import LogLinks
 from image_registry.api.jobs import JobReader
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
-from image_registry.codec import encode_definition
+from image_registry.codec import encode_definition, encode_listed
 from image_registry.errors import image_not_found, job_not_found
 from image_registry.models import (
     CreatedImage,
     ImageDefinition,
+    ImagePage,
     ImageReference,
     ImageStatus,
     JobKind,
     JobStatus,
     LibraryFilter,
-    ListedImage,
     NewImage,
     PackageType,
     PipLibrary,
@@ -95,7 +94,6 @@ def fields_of(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 IMAGE = StoredImage(**fields_of(StoredImage, STORED_IMAGE))
-LISTED = ListedImage(IMAGE.name, IMAGE.status, IMAGE.definition)
 RUNNING = StoredJob(**fields_of(StoredJob, STORED_JOB))
 
 
@@ -121,9 +119,11 @@ class Registry:
             return PublishedImage(IMAGE.definition, IMAGE.status, ("b", "c"))
         raise job_not_found(str(key)) if isinstance(key, UUID) else image_not_found(str(key))
 
-    async def page(self, *, size: int, **conditions: Any) -> tuple[Sequence[Any], bool]:
+    async def page(self, *, size: int, **conditions: Any) -> Any:
         self.asked.append((size, conditions))
-        return [LISTED if "after" in conditions else RUNNING], self.more
+        if "after" in conditions:
+            return ImagePage([encode_listed(IMAGE.status, IMAGE.definition)], IMAGE.name if self.more else None)
+        return [RUNNING], self.more
 
     async def delete(self, name: str) -> None:
         self.asked.append(name)
