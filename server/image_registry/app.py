@@ -143,7 +143,8 @@ async def check_schema(dsn: str) -> None:
 
 def unreachable(dsn: str, error: psycopg.Error) -> str:
     """One sentence about a database that doesn't answer, without its password."""
-    cause = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    cause = error.diag.message_primary or lines[-1].strip()  # a statement's error ends with a mark below the statement
     return f"the database {describe_dsn(dsn)} can't be used: {cause}"
 
 

@@ -155,6 +155,10 @@ def test_every_part_runs_from_it(image: Image, postgres_server: str, tmp_path: P
             output, _ = migrate.communicate(timeout=START_SECONDS)
             assert migrate.returncode == 0, output
             assert "is current" in output
+        with image.running(data, "keys", "create", "--role", "admin", **settings) as keys:
+            output, _ = keys.communicate(timeout=START_SECONDS)
+            assert keys.returncode == 0, output
+            assert "imgreg_" in output
         with (
             image.running(data, **settings) as server,
             image.running(data, "gateway", **settings) as gateway,

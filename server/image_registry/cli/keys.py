@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -119,13 +120,21 @@ def _on_database(data_dir: Path | None, work: Callable[[Keys], Awaitable[T]]) ->
         db = app.database(settings, dsn)
         await db.open()
         try:
-            return await work(Keys(db, operator=f"operator {getpass.getuser()}"))
+            return await work(Keys(db, operator=f"operator {_person()}"))
         except psycopg.errors.InsufficientPrivilege:
             raise StartError("this database role may not change keys: use the one that runs `migrate`") from None
         finally:
             await db.close()
 
     return asyncio.run(run())
+
+
+def _person() -> str:
+    """Who runs this; the user of a container often has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return f"uid {os.getuid()}"
 
 
 def _row(key: StoredKey) -> tuple[str, ...]:

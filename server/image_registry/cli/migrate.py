@@ -44,6 +44,6 @@ def migrate(data_dir: Path | None, check: bool, grant_to: str | None) -> None:
         applied = asyncio.run(migrations.migrate(dsn, click.echo))
         if grant_to is not None:
             asyncio.run(migrations.grant(dsn, grant_to))
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         raise StartError(app.unreachable(dsn, error)) from None
     click.echo(f"{describe_dsn(dsn)} is current, {applied} migrations applied")

@@ -16,6 +16,7 @@ from ri.api.imageregistry import jobs_pb2
 
 from image_registry import app
 from image_registry.cli.keys import keys as keys_command
+from image_registry.cli.migrate import migrate
 from image_registry.host import StartError
 from image_registry.models import BuildReport, Outcome, PipLibrary, Role, TerminationReason
 from image_registry.registry.builds import Builds
@@ -26,6 +27,12 @@ from image_registry.storage import create_requests, library_bitmaps, migrations
 from image_registry.storage.database import Database
 from tests.fixtures.keyed import Person
 from tests.fixtures.service import make_settings, running_service
+
+
+def test_migrating_as_that_role_is_refused_in_a_sentence(restricted: str) -> None:
+    done = CliRunner().invoke(migrate, env={"IMAGE_REGISTRY_DATABASE_URL": restricted})
+    assert isinstance(done.exception, StartError)
+    assert str(done.exception).endswith("can't be used: permission denied for schema public")
 
 
 @pytest.fixture
