@@ -94,7 +94,11 @@ class EmbeddedPostgres:
         else:
             await self._initialise(programs)
         await self._launch(command)
-        await self._create_database()
+        try:
+            await self._create_database()
+        except BaseException:  # a second server would find the first in its way
+            await self.kill()
+            raise
 
     async def wait(self) -> int:
         """Wait for the server's end; see `TetheredProcess.returncode`."""

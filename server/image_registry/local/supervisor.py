@@ -149,9 +149,9 @@ class Supervisor:
         """Stop all children, one after the other; kill what is left when the time is over."""
         for watcher in self._watchers:
             watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
         try:
             async with asyncio.timeout(self._stop_seconds):
+                await asyncio.gather(*self._watchers, return_exceptions=True)
                 for _, child in sorted(self._children, key=itemgetter(0), reverse=True):
                     await child.stop()
                 self._children.clear()

@@ -217,6 +217,14 @@ async def test_lost_password(data: Path) -> None:
         await EmbeddedPostgres(data).start()
 
 
+async def test_a_start_that_fails_late_leaves_nothing(data: Path) -> None:
+    (DataDir(data).postgres / "password").write_text("another")
+    with pytest.raises(StartError, match="doesn't let its owner in") as refused:
+        await EmbeddedPostgres(data).start()
+    assert _processes_in(data) == []
+    assert "another" not in str(refused.value)
+
+
 async def test_damage_is_reported_with_the_end_of_the_log(data: Path) -> None:
     (DataDir(data).postgres / "cluster" / "global" / "pg_control").unlink()
     with pytest.raises(StartError) as refused:

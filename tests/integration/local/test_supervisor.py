@@ -157,6 +157,32 @@ async def test_impatience_kills_at_once(family: Family) -> None:
     assert processes_of(family.mark) == {}
 
 
+async def test_impatience_kills_at_once_while_a_child_is_started_again(family: Family) -> None:
+    again = asyncio.Event()
+
+    class Hesitant(CommandChild):
+        async def start(self) -> None:
+            if not family.pids("time"):
+                await super().start()
+                return
+            again.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                await asyncio.sleep(60)
+
+    await family.supervisor.start(Hesitant(family.child("hesitant", LASTS)._spec))
+    await family.supervisor.start(family.child("other", LASTS))
+    os.kill(family.pids("time")[0], signal.SIGKILL)
+    await asyncio.wait_for(again.wait(), 20)
+    stopping = asyncio.create_task(family.supervisor.stop())
+    await asyncio.sleep(0.2)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert processes_of(family.mark) == {}
+
+
 async def test_a_start_that_is_cancelled_leaves_nothing(family: Family) -> None:
     async with family.supervisor:
         starting = asyncio.create_task(family.supervisor.start(family.child("slow", "import time; time.sleep(600)")))
