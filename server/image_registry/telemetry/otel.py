@@ -7,7 +7,8 @@ OTEL_EXPORTER_OTLP_HEADERS and their like.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -74,13 +75,14 @@ def _transport(ca: Path | None) -> dict[str, Any]:
     return {"timeout": EXPORT_SECONDS, "certificate_file": str(ca), "session": session}
 
 
-def _within(seconds: float, *calls: object) -> None:
+def _within(seconds: float, *calls: Callable[[], object]) -> None:
     """Make calls that may hang, and leave those behind that do: a collector that is away must not delay the end."""
-    threads = [threading.Thread(target=call, daemon=True) for call in calls]  # type: ignore[arg-type]
+    until = time.monotonic() + seconds
+    threads = [threading.Thread(target=call, daemon=True) for call in calls]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(seconds)
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def _send_metrics(meter: Meter, part: Part) -> None:

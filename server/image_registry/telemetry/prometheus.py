@@ -34,7 +34,8 @@ def admin_endpoint(address: Address, part: Part) -> Iterator[None]:
     try:
         server, thread = prometheus.start_http_server(address.port, address.host, registry)
     except OSError as error:
-        raise StartError(f"the admin address {address} can't be listened on: {error.strerror}") from error
+        remedy = "choose another IMAGE_REGISTRY_ADMIN_ADDRESS"
+        raise StartError(f"the admin address {address} can't be listened on ({error.strerror}): {remedy}") from error
     try:
         yield
     finally:

@@ -42,7 +42,7 @@ class Sampler(Generic[T]):
         except RuntimeError:  # the loop has ended
             reading.close()
             return None
-        except futures.TimeoutError:
+        except (futures.TimeoutError, futures.CancelledError):  # the latter while the loop ends
             return None
 
     async def _bounded(self) -> T | None:

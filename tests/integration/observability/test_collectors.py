@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,9 @@ def test_the_end_waits_for_nobody_who_hangs() -> None:
     done, forever = threading.Event(), threading.Event()
     _within(0.05, forever.wait, done.set)
     assert done.is_set()
+    began = time.monotonic()
+    _within(0.5, *[forever.wait] * 4)
+    assert time.monotonic() - began < 1, "the time is that of all together"
     forever.set()
 
 

@@ -1,6 +1,7 @@
 """The port of the metrics: what is pushed, what is looked at, and that nothing is done while nobody listens."""
 
 import asyncio
+import socket
 import threading
 from typing import Any
 
@@ -68,6 +69,31 @@ def test_a_reading_is_none_when_the_loop_has_ended() -> None:
         return Sampler(read, 0.0)
 
     assert asyncio.run(make()).latest() is None
+
+
+async def test_a_reading_is_none_when_it_is_cancelled_with_the_loop() -> None:
+    begun: asyncio.Future[asyncio.Task[Any]] = asyncio.get_running_loop().create_future()
+
+    async def read() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        begun.set_result(task)
+        await asyncio.sleep(60)
+        return 1
+
+    asked = asyncio.create_task(asyncio.to_thread(Sampler(read, 0.0).latest))
+    (await begun).cancel()
+    assert await asked is None
+
+
+def test_an_admin_address_that_is_taken_is_named_with_its_variable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = TelemetryConfig(Address("127.0.0.1", taken.getsockname()[1]))
+        with (
+            pytest.raises(StartError, match=r"choose another IMAGE_REGISTRY_ADMIN_ADDRESS$"),
+            telemetry(config, Part.SERVER),
+        ):
+            pass
 
 
 def test_nothing_runs_unless_it_is_configured() -> None:
