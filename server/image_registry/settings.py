@@ -192,7 +192,8 @@ class Settings(BaseSettings):
     def _check_endpoints(cls, value: dict[str, str]) -> dict[str, str]:
         for host, address in value.items():
             if not _HOST.fullmatch(host) or not re.fullmatch(rf"https?://{_HOST.pattern}", address):
-                raise ValueError(f"{host}={address} must be a host and an address such as http://{host or 'host'}")
+                shown = re.sub("//[^/]*@", "//…@", f"{host}={address}")
+                raise ValueError(f"{shown} must be a host and an address such as http://{host or 'host'}")
         return value
 
     @field_validator("package_egress_allowed", "package_egress_denied", mode="before")

@@ -115,6 +115,12 @@ def test_the_login_of_the_registry_is_a_secret() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_the_login_in_an_address_that_is_refused_is_not_shown() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(registry_endpoints="docker.io=https://me:my-password@mirror.example.com")
+    assert "docker.io=https://…@mirror.example.com must be a host and an address" in str(caught.value)
+
+
 def test_where_dockers_config_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DOCKER_CONFIG", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

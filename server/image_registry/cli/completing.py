@@ -1,8 +1,9 @@
-"""Names of images and jobs for the shell's completion: asked of the service, quickly or not at all."""
+"""Names of images for the shell's completion: asked of the service, quickly or not at all."""
 
 from __future__ import annotations
 
-from itertools import islice
+import time
+from itertools import islice, takewhile
 
 import click
 
@@ -19,10 +20,11 @@ def _names(ctx: click.Context, incomplete: str) -> list[str]:
     from image_registry.cli.connection import OPTION_NAMES, connect  # noqa: PLC0415
     from image_registry.client import ImageRegistryError  # noqa: PLC0415
 
+    until = time.monotonic() + _SECONDS
     given = {name: ctx.params.get(name) for name in OPTION_NAMES if name != "timeout"}
     try:
         with connect(**given, timeout=_SECONDS).client() as client:
-            found = (image.name for image in client.list_images() if image.name.startswith(incomplete))
-            return list(islice(found, _MOST))
+            in_time = takewhile(lambda _: time.monotonic() < until, client.list_images())
+            return list(islice((image.name for image in in_time if image.name.startswith(incomplete)), _MOST))
     except (ImageRegistryError, click.ClickException, OSError, ValueError):
         return []

@@ -60,7 +60,7 @@ class _Replica:
             os.close(writing)
         if not await _first_byte(reading):
             await self._process.kill()
-            raise StartError(f"a server process did not start within {START_SECONDS:.0f} s; see above")
+            raise StartError(f"a server process ended, or did not serve within {START_SECONDS:.0f} s; see above")
 
     async def keep_running(self) -> None:
         """Start the process again whenever it has ended."""
@@ -68,7 +68,7 @@ class _Replica:
             code = await self._process.wait()
             log.warning("a server process %s; starting another", describe_exit(code))
             await asyncio.sleep(RESTART_SECONDS)
-            with suppress(StartError):
+            with suppress(StartError, OSError):  # no process or file to be had now: again in a moment
                 await self.start()
 
     async def stop(self) -> None:

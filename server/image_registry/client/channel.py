@@ -58,7 +58,8 @@ class ApiKey:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What a call carries. Raises OSError for an unreadable file, ValueError for one without a key."""
         if self._file is not None:
-            key = _check_key(self._file.read_text(encoding="utf-8").strip(), f"the API key in {self._file}")
+            text = self._file.read_text(encoding="ascii", errors="replace")
+            key = _check_key(text.strip(), f"the API key in {self._file}")
         elif self._value is not None:
             key = self._value.strip()
         else:

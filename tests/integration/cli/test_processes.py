@@ -1,6 +1,7 @@
 """`serve --processes`: several processes on one port, replaced when one dies, stopped together."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -8,10 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from grpc import aio
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryStub
 
+from image_registry.cli import replicas
+from image_registry.cli.replicas import run_replicas
 from image_registry.host.addresses import free_port
 
 
@@ -98,3 +102,46 @@ async def test_a_taken_port_is_refused_before_anything_starts(dsn: str, tmp_path
         assert process.returncode == 1
         assert b"is taken" in output
         assert len(listeners(port)) == 2
+
+
+SERVES = """
+import os, sys, time
+from pathlib import Path
+os.write(int(sys.argv[sys.argv.index("--replica") + 1]), b"1")
+Path(sys.argv[1], str(os.getpid())).touch()
+time.sleep(600)
+"""
+
+
+def named(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_a_lack_of_files_or_processes_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "RESTART_SECONDS", 0.05)
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        run_replicas([sys.executable, "-c", SERVES, str(tmp_path)], 1, stop=stop, stop_seconds=1)
+    )
+
+    async def started(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(named(tmp_path)) < count:  # noqa: ASYNC110 (other processes decide)
+                await asyncio.sleep(0.02)
+
+    await started(1)
+    lacking = [OSError(errno.EMFILE, "Too many open files")] * 2
+    pipe = os.pipe
+
+    def scarce() -> tuple[int, int]:
+        if lacking:
+            raise lacking.pop()
+        return pipe()
+
+    monkeypatch.setattr(os, "pipe", scarce)
+    [first] = named(tmp_path)
+    os.kill(int(first), signal.SIGKILL)
+    await started(2)
+    assert not lacking
+    stop.set()
+    await asyncio.wait_for(running, 20)

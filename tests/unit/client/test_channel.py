@@ -64,6 +64,15 @@ def test_a_malformed_key_is_refused_without_showing_it(value: str, tmp_path: Pat
         ApiKey(file=path).metadata()
 
 
+def test_a_key_file_that_is_no_text_is_named_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"secret-\xff\xfe1")
+    with pytest.raises(ValueError, match=r"^the API key in .*/key must be one line of printable ASCII") as caught:
+        ApiKey(file=path).metadata()
+    assert not isinstance(caught.value, UnicodeError), "it would hold the file's bytes"
+    assert "secret" not in str(caught.value)
+
+
 def test_a_key_comes_from_one_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not both"):
         ApiKey("x", tmp_path)
