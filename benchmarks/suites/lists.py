@@ -14,7 +14,8 @@ from benchmarks.bench import Bench, unchecked
 from benchmarks.environment import Server
 from benchmarks.figures import Figure
 from benchmarks.measuring import Call, median_ms, rounds
-from image_registry.models import LibraryFilter
+from image_registry.codec import encode_list_response
+from image_registry.models import ImagePage, LibraryFilter
 from image_registry.requirements import library_key, version_key
 from image_registry.storage import image_pages
 from image_registry.storage.database import Connection, Database
@@ -112,7 +113,7 @@ async def _verify(db: Database, after: str, filters: Sequence[LibraryFilter]) ->
     statement: Any = f"select i.name from images i where i.name > %(after)s{conditions} order by i.name limit %(limit)s"  # noqa: S608
     rows = await db.read(lambda conn: _rows(conn, statement, values))
     page = await db.read(lambda conn: image_pages.page(conn, after=after, size=PAGE, filters=filters))
-    found = pb.ListImagesResponse.FromString(b"".join(page.images)).images
+    found = _images(page)
     if [row["name"] for row in rows] != [image.name for image in found]:
         raise RuntimeError(f"the page of {filters} after {after!r} is not what a plain search finds")
 
@@ -123,9 +124,13 @@ async def _rows(conn: Connection, statement: Any, values: dict[str, Any]) -> lis
 
 async def _timed(db: Database, after: str, filters: Sequence[LibraryFilter], times: list[float]) -> int:
     began = time.perf_counter()
-    found = await db.read(lambda conn: image_pages.page(conn, after=after, size=PAGE, filters=filters))
+    page = await db.read(lambda conn: image_pages.page(conn, after=after, size=PAGE, filters=filters))
     times.append(time.perf_counter() - began)
-    return len(found.images)
+    return len(_images(page))
+
+
+def _images(page: ImagePage) -> Sequence[pb.ManagedImage]:
+    return pb.ListImagesResponse.FromString(encode_list_response(page.images, "")).images
 
 
 def large_page(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 
@@ -98,10 +98,14 @@ def encode_get_response(image: PublishedImage) -> bytes:
     return _IMAGE_TAG + _varint(len(encoded)) + encoded
 
 
-def encode_listed(status: int, definition: bytes) -> bytes:
-    """An image without children as a field of ListImagesResponse, made as `encode_get_response` does."""
-    end = _STATUS_FIELDS[status]
-    return b"".join((_IMAGES_TAG, _varint(len(definition) + len(end)), definition, end))
+def encode_listed(images: Iterable[tuple[int, bytes]]) -> bytes:
+    """Images without children, each a status and a definition, as fields of ListImagesResponse that follow each other,
+    made as `encode_get_response` does."""
+    parts: list[bytes] = []
+    for number, definition in images:
+        status = _STATUS_FIELDS[number]
+        parts += (_IMAGES_TAG, _varint(len(definition) + len(status)), definition, status)
+    return b"".join(parts)
 
 
 def encode_list_response(images: Sequence[bytes], next_page_token: str) -> bytes:

@@ -54,8 +54,8 @@ async def page(
         if outlined is not None:
             return outlined
     rows = await _rows(conn, conditions, values, _listed)
-    images = [encode_listed(status, definition) for _, status, definition in rows[:size] if definition is not None]
-    return ImagePage(images, rows[len(images) - 1].name if len(rows) > len(images) else None)
+    images = [(status, definition) for _, status, definition in rows[:size] if definition is not None]
+    return ImagePage([encode_listed(images)], rows[len(images) - 1].name if len(rows) > len(images) else None)
 
 
 async def _outlined(
@@ -81,12 +81,12 @@ async def _outlined(
             definitions = await _rows(conn, conditions, values, _definitions)
         for place, group in enumerate(groups):
             if images[place] is None:
-                read = [(status, definitions.get(key)) for _, status, key in kept_images.parts_of(group)]
-                encoded = [encode_listed(status, definition) for status, definition in read if definition is not None]
-                if len(encoded) < len(read):
+                try:
+                    read = [(status, definitions[key]) for _, status, key in kept_images.parts_of(group)]
+                except KeyError:
                     return None
-                images[place] = together = b"".join(encoded)
-                kept.keep(group, together)
+                images[place] = encoded = encode_listed(read)
+                kept.keep(group, encoded)
     return ImagePage([found for found in images if found is not None], outline.behind)
 
 

@@ -122,7 +122,7 @@ class Registry:
     async def page(self, *, size: int, **conditions: Any) -> Any:
         self.asked.append((size, conditions))
         if "after" in conditions:
-            return ImagePage([encode_listed(IMAGE.status, IMAGE.definition)], IMAGE.name if self.more else None)
+            return ImagePage([encode_listed([(IMAGE.status, IMAGE.definition)])], IMAGE.name if self.more else None)
         return [RUNNING], self.more
 
     async def delete(self, name: str) -> None:
