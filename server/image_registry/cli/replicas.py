@@ -32,9 +32,11 @@ async def run_replicas(argv: Sequence[str], count: int, *, stop: asyncio.Event, 
         await asyncio.gather(*(replica.start() for replica in replicas))
         keepers = [asyncio.create_task(replica.keep_running()) for replica in replicas]
         waiting = asyncio.create_task(stop.wait())
-        await asyncio.wait([waiting, *keepers], return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait([waiting, *keepers], return_when=asyncio.FIRST_COMPLETED)
         for task in (waiting, *keepers):
             task.cancel()
+        for task in ended:
+            task.result()  # raises the fault of a keeper
     finally:
         await asyncio.gather(*(replica.stop() for replica in replicas))
 

@@ -13,15 +13,19 @@ from image_registry.client.models import PackageRequirement, PackageType, PipLib
 
 T = TypeVar("T")
 _PARTS = re.compile(r"(?P<name>[A-Za-z0-9._-]+)\s*(?P<extras>\[[^\]]*\])?\s*(?P<specifier>.*)", re.DOTALL)
+_LOGIN = re.compile(r"://[^/\s]*@")
 _LIBRARY = re.compile(r"\s*(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:==\s*(?P<version>\S+)\s*)?")
 _PACKAGE = re.compile(r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*)\s*(?:=\s*(?P<version>[^\s=]\S*)\s*)?")
 
 
 class RequirementError(ValueError):
-    """A requirement that the service doesn't take; the text says what was written and why not."""
+    """A requirement that the service doesn't take; `str()` of it says what was written and why not.
+
+    A login in a URL is left out of that; `text` is what was written.
+    """
 
     def __init__(self, text: str, why: str) -> None:
-        super().__init__(f"{text!r}: {why}")
+        super().__init__(f"{without_logins(text)!r}: {why}")
         self.text = text
         self.why = why
 
@@ -82,6 +86,11 @@ def library(text: str | PipLibrary) -> PipLibrary:
     if match is None or match["version"] is None:
         raise RequirementError(text, "must be written like numpy==1.26.4")
     return PipLibrary(match["name"], match["version"])
+
+
+def without_logins(text: str) -> str:
+    """What was written, for people and logs: without user names, passwords and tokens of URLs."""
+    return _LOGIN.sub("://…@", text)
 
 
 def as_list(many: Iterable[T]) -> list[T]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.markers import InvalidMarker, Marker
 
 from image_registry.client.models import PipRequirement
-from image_registry.client.requirements import RequirementError, pip_requirement
+from image_registry.client.requirements import RequirementError, pip_requirement, without_logins
 
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _HASH = re.compile(r"\s--hash(?:=|\s+)\S+")
@@ -33,16 +33,14 @@ _LINUX = {
     "implementation_name": "cpython",
 }
 _WHY_NOT = {
-    "-e": "editable installs aren't taken: publish the project to the package index and name it",
-    "--editable": "editable installs aren't taken: publish the project to the package index and name it",
-    "-c": "constraint files aren't taken: write the versions into the requirements",
-    "--constraint": "constraint files aren't taken: write the versions into the requirements",
-    "-i": "the service has one package index of its own; leave the line out",
-    "--index-url": "the service has one package index of its own; leave the line out",
-    "--extra-index-url": "the service has one package index of its own; leave the line out",
-    "--find-links": "the service has one package index of its own; leave the line out",
-    "-f": "the service has one package index of its own; leave the line out",
-    "--no-index": "the service has one package index of its own; leave the line out",
+    **dict.fromkeys(
+        ("-e", "--editable"), "editable installs aren't taken: publish the project to the package index and name it"
+    ),
+    **dict.fromkeys(("-c", "--constraint"), "constraint files aren't taken: write the versions into the requirements"),
+    **dict.fromkeys(
+        ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--no-index"),
+        "the service has one package index of its own; leave the line out",
+    ),
 }
 
 
@@ -59,7 +57,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class RefusedLine:
-    """A line that can't be taken, and why."""
+    """A line that can't be taken, and why. `text` is the line, without the logins of URLs."""
 
     origin: Origin
     text: str
@@ -100,23 +98,24 @@ def _read(path: Path, result: RequirementsFile, python_version: str, seen: set[P
 
 
 def _take(line: str, origin: Origin, result: RequirementsFile, python_version: str) -> None:
+    shown = without_logins(line)
     without_hashes = _HASH.sub("", line)
     result.hashes += without_hashes != line
     text, _, condition = without_hashes.partition(";") if "://" not in line else (without_hashes, "", "")
     if option := _OPTION.match(line) or _INNER_OPTION.search(text):
         name = option[0].strip()
-        result.refused.append(RefusedLine(origin, line, _WHY_NOT.get(name, f"the option {name} isn't taken")))
+        result.refused.append(RefusedLine(origin, shown, _WHY_NOT.get(name, f"the option {name} isn't taken")))
         return
     try:
         applies = _applies(condition.strip(), python_version) if condition.strip() else True
         requirement = pip_requirement(text.strip())
     except RequirementError as error:
-        result.refused.append(RefusedLine(origin, line, error.why))
+        result.refused.append(RefusedLine(origin, shown, error.why))
         return
     if applies:
         result.requirements.append((requirement, origin))
     else:
-        result.skipped.append(RefusedLine(origin, line, "its marker is not for this image"))
+        result.skipped.append(RefusedLine(origin, shown, "its marker is not for this image"))
 
 
 def _applies(condition: str, python_version: str) -> bool:

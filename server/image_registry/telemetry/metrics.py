@@ -103,6 +103,6 @@ def sampled(sources: Iterable[Source]) -> Iterator[None]:
             metric.remove_source(source)
 
 
-def one(read: Callable[[], float]) -> Callable[[], Reading]:
-    """A source of a metric without labels."""
-    return lambda: {(): float(read())}
+def one(read: Callable[[], float | None]) -> Callable[[], Reading]:
+    """A source of a metric without labels; None: it can't be read now, and has no sample."""
+    return lambda: {} if (value := read()) is None else {(): float(value)}

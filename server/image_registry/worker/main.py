@@ -76,7 +76,7 @@ async def work(settings: Settings, db: Database, *, stop: asyncio.Event, ready: 
         *pool_readings(db),
         (catalogue.WORKER_SLOTS, metrics.one(lambda: settings.worker_concurrency)),
         (catalogue.WORKER_JOBS, metrics.one(lambda: worker.jobs_under_way)),
-        (catalogue.CACHE_BYTES, metrics.one(lambda: cache.latest() or 0)),
+        (catalogue.CACHE_BYTES, metrics.one(cache.latest)),
     ]
     helpers = [asyncio.create_task(_take_care(db, logs, config.work_dir)), asyncio.create_task(_tend_bitmaps(db))]
     try:

@@ -117,21 +117,23 @@ def named(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-async def test_a_lack_of_files_or_processes_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def started(folder: Path, count: int) -> None:
+    async with asyncio.timeout(20):
+        while len(named(folder)) < count:  # noqa: ASYNC110 (other processes decide)
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *faults: Exception
+) -> AsyncIterator[tuple[asyncio.Event, asyncio.Task[None]]]:
+    """A replica that was killed, and is started again with these faults."""
     monkeypatch.setattr(replicas, "RESTART_SECONDS", 0.05)
     stop = asyncio.Event()
-    running = asyncio.create_task(
-        run_replicas([sys.executable, "-c", SERVES, str(tmp_path)], 1, stop=stop, stop_seconds=1)
-    )
-
-    async def started(count: int) -> None:
-        async with asyncio.timeout(20):
-            while len(named(tmp_path)) < count:  # noqa: ASYNC110 (other processes decide)
-                await asyncio.sleep(0.02)
-
-    await started(1)
-    lacking = [OSError(errno.EMFILE, "Too many open files")] * 2
-    pipe = os.pipe
+    argv = [sys.executable, "-c", SERVES, str(folder)]
+    running = asyncio.create_task(run_replicas(argv, 1, stop=stop, stop_seconds=1))
+    await started(folder, 1)
+    lacking, pipe = list(faults), os.pipe
 
     def scarce() -> tuple[int, int]:
         if lacking:
@@ -139,9 +141,23 @@ async def test_a_lack_of_files_or_processes_is_waited_out(tmp_path: Path, monkey
         return pipe()
 
     monkeypatch.setattr(os, "pipe", scarce)
-    [first] = named(tmp_path)
+    [first] = named(folder)
     os.kill(int(first), signal.SIGKILL)
-    await started(2)
+    yield stop, running
     assert not lacking
-    stop.set()
-    await asyncio.wait_for(running, 20)
+
+
+async def test_a_lack_of_files_or_processes_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lack = OSError(errno.EMFILE, "Too many open files")
+    async with killed(tmp_path, monkeypatch, lack, lack) as (stop, running):
+        await started(tmp_path, 2)
+        stop.set()
+        await asyncio.wait_for(running, 20)
+
+
+async def test_a_fault_of_what_keeps_replicas_running_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with killed(tmp_path, monkeypatch, ZeroDivisionError()) as (_, running):
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(running, 20)

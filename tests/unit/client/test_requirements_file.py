@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from image_registry.client.requirements import RequirementError, pip_requirement
 from image_registry.client.requirements_file import RequirementsFile, read_requirements_file
 
 
@@ -29,6 +30,16 @@ def test_comments_blank_lines_and_continuations(folder: Path) -> None:
     assert taken(result) == ["numpy>=1.26", "pandas>=2   ,<3"]
     assert [origin.line for _, origin in result.requirements] == [3, 4]
     assert [(line.origin.line, line.text) for line in result.refused] == [(7, "uvicorn[standard]#not-a-comment")]
+
+
+@pytest.mark.parametrize("text", ["--index-url https://me:token@x.example/simple", "y @ https://me:token@x.example/y"])
+def test_a_login_in_a_line_is_not_shown(folder: Path, text: str) -> None:
+    [line] = read(folder, text).refused
+    assert line.text == text.replace("me:token", "…")
+    with pytest.raises(RequirementError) as caught:
+        pip_requirement(text)
+    assert "token" not in str(caught.value)
+    assert caught.value.text == text
 
 
 def test_hashes_are_counted_and_dropped(folder: Path) -> None:

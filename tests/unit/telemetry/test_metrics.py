@@ -45,6 +45,8 @@ def test_a_metric_is_read_from_its_sources_while_there_are_any() -> None:
     with metrics.sampled([(gauge, metrics.one(lambda: 2)), (gauge, metrics.one(lambda: 3))]):
         assert gauge.read() == {(): 5.0}
     assert gauge.read() == {}
+    with metrics.sampled([(gauge, metrics.one(lambda: None))]):
+        assert gauge.read() == {}, "what can't be read is not 0"
 
 
 async def test_readings_that_are_awaited_are_kept_and_may_fail() -> None:
