@@ -14,7 +14,7 @@ from benchmarks.bench import Bench, unchecked
 from benchmarks.environment import Server
 from benchmarks.figures import Figure
 from benchmarks.measuring import Call, median_ms, rounds
-from image_registry.codec import encode_list_response
+from image_registry.codec import encode_list_response, encode_listed
 from image_registry.models import ImagePage, LibraryFilter
 from image_registry.requirements import library_key, version_key
 from image_registry.storage import image_pages
@@ -110,11 +110,11 @@ async def _verify(db: Database, after: str, filters: Sequence[LibraryFilter]) ->
     for number, wanted in enumerate(filters):
         version = None if wanted.version is None else version_key(wanted.version)[0]
         values |= {f"n{number}": library_key(wanted.name), f"v{number}": version}
-    statement: Any = f"select i.name from images i where i.name > %(after)s{conditions} order by i.name limit %(limit)s"  # noqa: S608
+    images = f"images i where i.name > %(after)s{conditions} order by i.name limit %(limit)s"
+    statement: Any = f"select i.status, i.definition from {images}"  # noqa: S608
     rows = await db.read(lambda conn: _rows(conn, statement, values))
     page = await db.read(lambda conn: image_pages.page(conn, after=after, size=PAGE, filters=filters))
-    found = _images(page)
-    if [row["name"] for row in rows] != [image.name for image in found]:
+    if b"".join(page.images) != encode_listed((row["status"], bytes(row["definition"])) for row in rows):
         raise RuntimeError(f"the page of {filters} after {after!r} is not what a plain search finds")
 
 
