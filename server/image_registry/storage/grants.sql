@@ -3,7 +3,7 @@
 grant usage on schema public to {role};
 grant select on status_transitions, schema_migrations to {role};
 grant select, update on registry, library_survey to {role};
-grant select, insert, update, delete on images, image_libraries, job_logs, workers, library_bitmaps to {role};
+grant select, insert, update, delete on images, image_libraries, job_logs, workers, library_bits to {role};
 grant select, delete on library_log to {role};
 grant select, insert, delete on create_requests to {role};
 grant select, insert, update on jobs to {role};

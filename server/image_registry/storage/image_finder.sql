@@ -37,20 +37,9 @@ order by library_count, updated_at desc, name limit %(limit)s
 select i.definition, i.status from best b join images i on i.name = b.name
 where i.status = 3 order by b.library_count, b.updated_at desc, b.name
 
--- The distinct versions of libraries, read off the index one by one: there are few, however many images hold them.
 -- name: versions
-select k.key, v.version
-from unnest(%(keys)s::text[]) as k (key) cross join lateral (
-    with recursive found as (
-        (select l.version from image_libraries l where l.library = k.key order by l.version limit 1)
-        union all
-        select (
-            select l.version from image_libraries l
-            where l.library = k.key and l.version > found.version order by l.version limit 1
-        ) from found where found.version is not null
-    )
-    select version from found where version is not null
-) v
+select k.library as key, v.version
+from unnest(%(keys)s::text[]) as k (library) cross join lateral ({present_versions}) v
 
 -- name: local_versions
 select distinct l.library as key, l.version, l.local from image_libraries l where l.library = any (%(keys)s)
@@ -69,20 +58,31 @@ from pg_stats s
 where s.schemaname = current_schema() and s.tablename = 'image_libraries' and s.attname = 'library'
     and v.key = any (%(keys)s)
 
--- From the list of the rarest, when it is short: looked up in the order of the best, until there are enough. Here and below
--- what is joined with `images` is materialized, or the planner goes through all images in that order.
--- name: from_list
-with {wanted}, candidates as materialized (
-    select h.image_name as name from wanted w cross join lateral ({holders}) h where w.number = 1
-), known as materialized (
-    select i.name, i.library_count, i.updated_at from candidates c join images i on i.name = c.name where {usable}
-), best as (
+-- The best of those `known`: looked up in their order, until there are enough. Here and below what is joined with `images`
+-- is materialized, or the planner goes through all images in that order.
+-- part: best_known
+best as (
     select c.name, c.library_count, c.updated_at from (
         select name, library_count, updated_at from known order by library_count, updated_at desc, name offset 0
     ) c
     where {meets_the_rest}
     {the_best}
 )
+
+-- From the list of the rarest, when it is short.
+-- name: from_list
+with {wanted}, candidates as materialized (
+    select h.image_name as name from wanted w cross join lateral ({holders}) h where w.number = 1
+), known as materialized (
+    select i.name, i.library_count, i.updated_at from candidates c join images i on i.name = c.name where {usable}
+), {best_known}
+{shown}
+
+-- From what bitmaps let through.
+-- name: from_ids
+with {wanted}, known as materialized (
+    select i.name, i.library_count, i.updated_at from images i where i.id = any (%(ids)s::bigint[]) and {usable}
+), {best_known}
 {shown}
 
 -- In the order of the best, when all that is wanted is common: the first hits are the answer. The walk is bounded.

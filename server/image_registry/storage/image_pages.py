@@ -26,6 +26,7 @@ from image_registry.requirements import library_key, version_key
 from image_registry.storage import kept_images, library_bitmaps
 from image_registry.storage.database import Connection
 from image_registry.storage.kept_images import KeptImages
+from image_registry.storage.library_bitmaps import Candidates
 from image_registry.storage.queries import load
 from image_registry.storage.rows import present
 
@@ -120,34 +121,43 @@ async def _rows(
         return await fetch(conn, _SQL["all_images"], values)
     if len(conditions) == 1:
         return await fetch(conn, _named(_list(conditions[0], "limit")), values)
-    reached = await _reached(conn, conditions, values)
+    return await _of_several(conn, conditions, values, fetch)
+
+
+async def _of_several(
+    conn: Connection, conditions: list[_Condition], values: dict[str, Any], fetch: _Fetch[_Found]
+) -> _Found:
+    reached, hardly_any = await _reached(conn, conditions, values)
     conditions = sorted(conditions, key=lambda one: reached[one] or _THE_END, reverse=True)
     walk = _named(_looked_up(_list(conditions[0], "walked"), conditions[1:]))
-    short = reached[conditions[0]] is None
-    first = SAMPLE if short else FIRST
-    rows = await fetch(conn, walk, values | {"walked": first})
-    if short or len(rows) == values["limit"]:
-        return rows
-    if len(rows) * CANDIDATES < values["limit"] * first:
-        few = await _of_bitmaps(conn, conditions, values, FEW_IDS, fetch)
-        if few is not None:
-            return few
+    if reached[conditions[0]] is None:
+        return await fetch(conn, walk, values | {"walked": SAMPLE})
+    candidates: Candidates | None = None
+    if not hardly_any:
+        rows = await fetch(conn, walk, values | {"walked": FIRST})
+        if len(rows) == values["limit"]:
+            return rows
+        hardly_any = len(rows) * CANDIDATES < values["limit"] * FIRST
+    if hardly_any:
+        candidates = await _candidates(conn, conditions, values)
+        if candidates is not None and candidates.count <= FEW_IDS:
+            return await fetch(conn, _of_ids(conditions), values | {"ids": candidates.ids()})
     rows = await fetch(conn, walk, values | {"walked": CANDIDATES})
     if len(rows) == values["limit"]:
         return rows
-    many = await _of_bitmaps(conn, conditions, values, MOST_IDS, fetch)
-    return many if many is not None else await fetch(conn, _named(_joined(conditions)), values)
+    candidates = candidates or await _candidates(conn, conditions, values)
+    if candidates is not None and candidates.count <= MOST_IDS:
+        return await fetch(conn, _of_ids(conditions), values | {"ids": candidates.ids()})
+    return await fetch(conn, _named(_joined(conditions)), values)
 
 
-async def _of_bitmaps(
-    conn: Connection, conditions: Sequence[_Condition], values: dict[str, Any], most: int, fetch: _Fetch[_Found]
-) -> _Found | None:
-    """The page, from what bitmaps let through; None: that is more than `most` images, or there is no telling."""
-    wanted = [(values["library" + one.number], values.get("version" + one.number)) for one in conditions]
-    ids = await library_bitmaps.candidates(conn, wanted, most)
-    if ids is None:
-        return None
-    return await fetch(conn, _named(_looked_up(_fill("of_ids"), conditions)), values | {"ids": ids})
+async def _candidates(conn: Connection, conditions: Sequence[_Condition], values: dict[str, Any]) -> Candidates | None:
+    versions = [values.get("version" + one.number) for one in conditions]
+    wanted = [
+        (values["library" + one.number], () if version is None else (version,))
+        for one, version in zip(conditions, versions, strict=True)
+    ]
+    return await library_bitmaps.candidates(conn, wanted)
 
 
 async def _listed(conn: Connection, images: LiteralString, values: dict[str, Any]) -> list[_Row]:
@@ -165,9 +175,12 @@ async def _definitions(conn: Connection, images: LiteralString, values: dict[str
 
 
 async def _tuples(conn: Connection, statement: LiteralString, values: dict[str, Any]) -> list[Any]:
-    """Rows in binary (as text, bytes come twice as long), and as tuples: a thousand dicts take longer than the rest."""
+    """Rows in binary (as text, bytes come twice as long), and as tuples: a thousand dicts take longer than the rest.
+
+    Look-ups are planned once for all values. Joins aren't: a general plan doesn't know which lists are short.
+    """
     cursor = conn.cursor(binary=True, row_factory=tuple_row)
-    await cursor.execute(statement, values)
+    await cursor.execute(statement, values, prepare=_JOIN not in statement)
     return await cursor.fetchall()
 
 
@@ -196,17 +209,33 @@ def _condition(number: int, wanted: LibraryFilter, values: dict[str, Any]) -> _C
 
 async def _reached(
     conn: Connection, conditions: Sequence[_Condition], values: dict[str, Any]
-) -> dict[_Condition, str | None]:
-    """The SAMPLE-th name behind the position that meets each condition; None: fewer do."""
-    statement: LiteralString = "select " + ", ".join(
-        _fill("reach", condition=one.sql, number=one.number) for one in conditions
+) -> tuple[dict[_Condition, str | None], bool]:
+    """The SAMPLE-th name behind the position that meets each condition; None: fewer do.
+
+    And whether a sample of bitmaps says that few images meet them all, and that a walk won't fill the page.
+    """
+    reaches: LiteralString = ", ".join(_fill("reach", condition=one.sql, number=one.number) for one in conditions)
+    statement = _fill("reaches", reaches=reaches, together=library_bitmaps.TOGETHER)
+    wanted = {
+        "libraries": [values["library" + one.number] for one in conditions],
+        "versions": [values.get("version" + one.number, library_bitmaps.ANY_VERSION) for one in conditions],
+        "sample": SAMPLE - 1,
+    }
+    row = present(await (await conn.execute(statement, values | wanted, prepare=True)).fetchone())
+    hardly_any = (
+        row["together"] is not None
+        and row["together"] * CANDIDATES < values["limit"] * row["rarest"]
+        and row["together"] * row["chunks"] <= FEW_IDS
     )
-    row = present(await (await conn.execute(statement, values | {"sample": SAMPLE - 1})).fetchone())
-    return {one: row["reach" + one.number] for one in conditions}
+    return {one: row["reach" + one.number] for one in conditions}, hardly_any
 
 
 def _named(names: LiteralString) -> LiteralString:
     return _fill("named_images", names=names)
+
+
+def _of_ids(conditions: Sequence[_Condition]) -> LiteralString:
+    return _named(_looked_up(_fill("of_ids"), conditions))
 
 
 def _list(condition: _Condition, limit: LiteralString) -> LiteralString:
@@ -219,7 +248,7 @@ def _looked_up(names: LiteralString, conditions: Sequence[_Condition]) -> Litera
 
 
 def _joined(conditions: Sequence[_Condition]) -> LiteralString:
-    lists: LiteralString = " natural join ".join(
+    lists: LiteralString = _JOIN.join(
         _fill("whole_list", condition=one.sql, number=one.number) for one in conditions
     )
     return _fill("joined", lists=lists)
@@ -240,8 +269,11 @@ _PLACES: dict[str, LiteralString] = {
     "lookups": "<lookups>",
     "names": "<names>",
     "number": "<number>",
+    "reaches": "<reaches>",
+    "together": "<together>",
     "walked": "<walked>",
 }
+_JOIN: LiteralString = " natural join "
 _THE_END = chr(0x10FFFF)  # behind every name
 _NUMBERS: tuple[LiteralString, ...] = (
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19",

@@ -35,6 +35,9 @@ select i.definition_key, i.definition from <images> where i.definition_key is no
 select l.image_name from image_libraries l where <condition> and l.image_name > %(after)s
 order by l.image_name limit %(<limit>)s
 
+-- name: reaches
+select <reaches>, t.together, t.rarest, t.chunks from (<together>) t
+
 -- How far one gets with a sample of the names that meet a condition; null: to the end.
 -- name: reach
 (

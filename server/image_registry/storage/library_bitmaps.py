@@ -10,10 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
-from itertools import compress
-from operator import and_
-from struct import Struct
+from dataclasses import dataclass
 
 from psycopg.rows import tuple_row
 
@@ -25,13 +22,36 @@ POPULAR = 8_000  # a library that more images hold has a bitmap; the list of ano
 FOLDED_AT_ONCE = 1_000  # entries of the log
 SLICE = 200  # libraries that a step of the survey looks at
 MAPPED_AT_ONCE = 32  # libraries of which a step makes bitmaps
+COMBINED = 16  # bitmaps whose bits in common are looked for: those of the rarest; more than that exclude hardly any
+LONGEST_LOG = 20_000  # entries; as many images are sooner looked for without bitmaps
 ANY_VERSION = "*"
-_CHUNK = 16_384  # images of a row: its bits fit three times into a page of the database
+_CHUNK = 16_384  # images of a row (the SQL knows it, too): its bits fit three times into a page of the database
 _LOCK = 0x696D_6167_626D_6170  # "imagbmap"
 _LOG = 0  # the number under which its images stand beside the bitmaps
-_WORDS = Struct(f"<{_CHUNK // 64}Q")
-_SQL = load("library_bitmaps.sql")
+_HEAD = 4  # bytes that go before a bit string that the database sends: its length
+_PIECE = 512  # bytes that are looked at as one number
+_SQL = load("library_bitmaps.sql", "present_versions.sql")
+TOGETHER = _SQL["together"]
 _Row = tuple[str, str, int]  # library, version, chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What the bitmaps lack.
+
+    `builds` are waiting in the log (counted up to `LONGEST_LOG`), for `overdue` seconds enough of them for a fold.
+    `complete`: all libraries were looked at, whether they are popular.
+    """
+
+    builds: int
+    overdue: float
+    complete: bool
+
+
+async def lag(conn: Connection, least: int) -> Lag:
+    """How far the bitmaps are behind, folds being due when the log has `least` entries."""
+    row = present(await (await conn.execute(_SQL["lag"], {"least": least, "most": LONGEST_LOG})).fetchone())
+    return Lag(row["builds"], max(0.0, row["overdue"]), row["rounds"] > 0)
 
 
 async def hold(conn: Connection) -> bool:
@@ -48,7 +68,7 @@ async def fold(conn: Connection, least: int) -> bool:
     cursor = conn.cursor(binary=True, row_factory=tuple_row)
     await cursor.execute(_SQL["take"], values)
     rows = await cursor.fetchall()
-    await _put(conn, {(library, version, chunk): _with(bits, new) for library, version, chunk, new, bits in rows})
+    await _put(conn, {(library, version, chunk): _bits(places) for library, version, chunk, places in rows})
     return True
 
 
@@ -75,29 +95,67 @@ async def survey(conn: Connection, pause: float) -> tuple[list[str], bool]:
     return mapped, state["rounds"] == 0 and bool(last)
 
 
-async def candidates(conn: Connection, wanted: Sequence[tuple[str, str | None]], most: int) -> list[int] | None:
-    """The ids of the images that may hold all of `wanted`, libraries with or without a (public) version.
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The images that may hold all that is wanted, and how many they are.
 
-    None: there is no telling, or they are more than `most`. The rarest has to come first. Who meets the conditions now
-    and still does when the ids are looked up is among them.
+    `popular` has the places of those wanted that have bitmaps of their own, each held by more than `POPULAR` images,
+    and how many hold it of some thousand: the less, the rarer.
     """
+
+    count: int
+    popular: Mapping[int, int]
+    _logged: frozenset[int]
+    _bits: tuple[tuple[int, bytes], ...]
+
+    def ids(self) -> str:
+        """Their ids as an array of the database, which is several times faster than to pass a list."""
+        found = [*self._logged]
+        for chunk, bits in self._bits:
+            found += _ids(chunk, bits)
+        return "{" + ",".join(map(str, found)) + "}"
+
+
+async def candidates(conn: Connection, wanted: Sequence[tuple[str, Sequence[str]]]) -> Candidates | None:
+    """The images that may hold all of `wanted`; None: nothing of it has a bitmap, or the log is too long to be read.
+
+    Each wanted is a key of `findable.py`, and the (public) versions of which one has to be there; none: any will do.
+
+    Who holds it all now and still does when the ids are looked up is among them.
+    """
+    looked = [
+        (number, key, version, False)
+        for number, (key, versions) in enumerate(wanted)
+        for version in versions or (ANY_VERSION,)
+    ] + [(number, key, ANY_VERSION, True) for number, (key, versions) in enumerate(wanted) if versions]
+    numbers, keys, versions, spare = map(list, zip(*looked, strict=True))
     values = {
-        "libraries": [name for name, _ in wanted],
-        "versions": [version or ANY_VERSION for _, version in wanted],
-        "logged": most + 1,
+        "numbers": numbers,
+        "libraries": keys,
+        "versions": versions,
+        "spare": spare,
+        "any": ANY_VERSION,
+        "most": COMBINED,
+        "logged": LONGEST_LOG + 1,
     }
     cursor = conn.cursor(binary=True, row_factory=tuple_row)
-    await cursor.execute(_SQL["bitmaps"], values)
-    bitmaps: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
-    for number, chunk, bits in await cursor.fetchall():
-        bitmaps[number][chunk] = bits
-    logged = bitmaps.pop(_LOG, {})
-    if len(bitmaps) < 2 or 1 not in bitmaps:
+    await cursor.execute(_SQL["common"], values, prepare=True)
+    popular: dict[int, int] = {}
+    mapped, count = False, 0
+    logged = set[int]()
+    bits: list[tuple[int, bytes]] = []
+    for number, exact, image_id, chunk, held, common in await cursor.fetchall():
+        if number is not None:
+            mapped = True
+            popular |= {number: held} if exact else {}
+        elif image_id is not None:
+            logged.add(image_id)
+        else:
+            count += held
+            bits.append((chunk, common))
+    if not mapped or len(logged) > LONGEST_LOG:
         return None
-    common = _common([*bitmaps.values()])
-    if len(logged) + sum(bits.bit_count() for bits in common.values()) > most:
-        return None
-    return sorted({*logged}.union(*(_ids(chunk, bits) for chunk, bits in common.items())))
+    return Candidates(count + len(logged), popular, frozenset(logged), tuple(bits))
 
 
 async def _map(conn: Connection, missing: Mapping[str, set[str]]) -> None:
@@ -106,7 +164,7 @@ async def _map(conn: Connection, missing: Mapping[str, set[str]]) -> None:
     cursor = conn.cursor(binary=True, row_factory=tuple_row)
     values = {"libraries": list(missing), "chunk": _CHUNK}
     async for library, version, chunk, places in cursor.stream(_SQL["holders"], values):
-        bits = _with(None, places)
+        bits = _bits(places)
         if version in missing[library]:
             made[library, version, chunk] = bits
         if ANY_VERSION in missing[library]:
@@ -125,31 +183,27 @@ async def _put(conn: Connection, rows: Mapping[_Row, bytes]) -> None:
     await conn.execute(_SQL["put"], values)
 
 
-def _with(bits: bytes | None, places: Iterable[int]) -> bytes:
-    changed = bytearray(bits or _CHUNK // 8)
+def _bits(places: Iterable[int]) -> bytes:
+    """The first place is the highest bit of the first byte, as bit strings of the database have it."""
+    bits = bytearray(_CHUNK // 8)
     for place in places:
-        changed[place >> 3] |= 1 << (place & 7)
-    return bytes(changed)
+        bits[place >> 3] |= 0x80 >> (place & 7)
+    return bytes(bits)
 
 
 def _either(one: bytes, other: bytes) -> bytes:
     return (int.from_bytes(one, "little") | int.from_bytes(other, "little")).to_bytes(_CHUNK // 8, "little")
 
 
-def _common(bitmaps: Sequence[Mapping[int, bytes]]) -> dict[int, int]:
-    """The bits that all have, by chunk."""
-    chunks = set[int].intersection(*map(set, bitmaps))
-    return {chunk: reduce(and_, (int.from_bytes(one[chunk], "little") for one in bitmaps)) for chunk in chunks}
-
-
-def _ids(chunk: int, bits: int) -> list[int]:
-    """Most words of 64 bits are empty: `compress` passes over them faster than any loop."""
-    words = _WORDS.unpack(bits.to_bytes(_CHUNK // 8, "little"))
+def _ids(chunk: int, bits: bytes) -> list[int]:
+    """In pieces: large numbers pass over empty bits quickly, yet each step copies one."""
     found: list[int] = []
-    for at in compress(range(len(words)), words):
-        word, first = words[at], chunk * _CHUNK + 64 * at
-        while word:
-            lowest = word & -word
-            found.append(first + lowest.bit_length() - 1)
-            word ^= lowest
+    behind = chunk * _CHUNK
+    for at in range(_HEAD, len(bits), _PIECE):
+        piece = int.from_bytes(bits[at : at + _PIECE], "big")
+        behind += 8 * _PIECE
+        while piece:
+            length = piece.bit_length()
+            found.append(behind - length)
+            piece ^= 1 << (length - 1)
     return found

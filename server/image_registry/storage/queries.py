@@ -1,8 +1,8 @@
 """Loads named SQL statements from a `.sql` file of this package.
 
-A statement begins with a line `-- name: …`. A line `-- part: …` begins text that statements of the same file hold in
-common, such as a list of columns; they name it in braces. Columns are always listed: with `*` a prepared statement of
-a running server would fail as soon as a newer version adds a column.
+A statement begins with a line `-- name: …`. A line `-- part: …` begins text that statements of the same file, or of
+files that are loaded with it, hold in common, such as a list of columns; they name it in braces. Columns are always
+listed: with `*` a prepared statement of a running server would fail as soon as a newer version adds a column.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ _names: dict[str, str] = {}
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
-def load(filename: str) -> dict[str, LiteralString]:
-    """The statements of one file by name. They are constants of the package, hence literal strings."""
-    text = (files("image_registry.storage") / filename).read_text(encoding="utf-8")
+def load(filename: str, *shared: str) -> dict[str, LiteralString]:
+    """The statements of one file by name, which may use parts of `shared` files.
+
+    They are constants of the package, hence literal strings.
+    """
     parts: dict[str, str] = {}
     statements: dict[str, LiteralString] = {}
-    _, *sections = _SECTION.split(text)
-    for kind, name, body in zip(sections[::3], sections[1::3], sections[2::3], strict=True):
-        filled = _PLACE.sub(lambda place: parts[place[1]], _without_comments(body))
-        if kind == "part":
-            parts[name] = filled
-        else:
-            statements[name] = filled
-            _names[filled] = f"{filename.removesuffix('.sql')}.{name}"
+    for file in (*shared, filename):
+        _, *sections = _SECTION.split((files("image_registry.storage") / file).read_text(encoding="utf-8"))
+        for kind, name, body in zip(sections[::3], sections[1::3], sections[2::3], strict=True):
+            filled = _PLACE.sub(lambda place: parts[place[1]], _without_comments(body))
+            if kind == "part":
+                parts[name] = filled
+            else:
+                statements[name] = filled
+                _names[filled] = f"{filename.removesuffix('.sql')}.{name}"
     return statements
 
 

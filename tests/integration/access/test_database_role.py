@@ -80,7 +80,7 @@ async def test_it_is_enough_for_everything_that_is_served_and_built(
         await service.server.database.write(lambda conn: create_requests.expire(conn, 0))
     with psycopg.connect(dsn) as owner:
         audited = owner.execute("select what, result from audit_log where who <> 'operator' order by id").fetchall()
-        bitmaps = owner.execute("select library, version from library_bitmaps order by 1, 2").fetchall()
+        bitmaps = owner.execute("select library, version from library_bits order by 1, 2").fetchall()
         used = owner.execute("select count(*) from api_keys where last_used_at is not null").fetchone()
     assert audited == [(what, "OK") for what in _AUDITED]
     assert used == (3,)

@@ -12,8 +12,10 @@ from ri.api.imageregistry import image_finder_pb2 as finder_pb
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry.image_finder_pb2_grpc import ImageFinderStub
 
+from image_registry.registry.library_bitmaps import tend
 from image_registry.requirements import version_key
-from image_registry.storage import image_finder
+from image_registry.storage import image_finder, library_bitmaps
+from image_registry.storage.database import Database
 from tests.fixtures.rest import Rest
 from tests.fixtures.service import Service
 
@@ -155,14 +157,29 @@ async def test_ranges_are_those_of_pep_440(service: Service, specifier: str, exp
     assert sorted(one.matching_libraries[0].version for one in found) == expected
 
 
-@pytest.mark.parametrize(("listed", "walked"), [(3_000, 10_000), (0, 10_000), (0, 3)], ids=["list", "walk", "join"])
+@pytest.mark.parametrize(
+    ("listed", "walked", "popular"),
+    [(3_000, 10_000, None), (0, 10_000, None), (0, 3, None), (10, 3, 20), (0, 3, 0), (0, 3, 100)],
+    ids=["list", "walk", "join", "few of bitmaps", "bitmaps of all", "bitmaps of some"],
+)
 async def test_every_way_finds_what_a_search_of_everything_finds(
-    service: Service, dsn: str, monkeypatch: pytest.MonkeyPatch, listed: int, walked: int
+    service: Service,
+    database: Database,
+    dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
+    listed: int,
+    walked: int,
+    popular: int | None,
 ) -> None:
     monkeypatch.setattr(image_finder, "LISTED", listed)
     monkeypatch.setattr(image_finder, "LEAST_COUNTED", 1)
     monkeypatch.setattr(image_finder, "WALKED", walked)
     contents = _fill(dsn)
+    if popular is not None:
+        monkeypatch.setattr(library_bitmaps, "POPULAR", popular)
+        monkeypatch.setattr(library_bitmaps, "COMBINED", 2)
+        while await tend(database):
+            pass
     dice = random.Random(5)
     for _ in range(40):
         wanted = {

@@ -1,4 +1,4 @@
-"""Bitmaps of popular libraries, beside builds, deletes and folds: a page holds what a search of everything finds."""
+"""Bitmaps of popular libraries, beside builds, deletes and folds: found is what a search of everything finds."""
 
 import random
 from collections.abc import AsyncIterator, Callable
@@ -7,13 +7,15 @@ from functools import partial
 
 import psycopg
 import pytest
+from packaging.specifiers import SpecifierSet
 
-from image_registry.codec import encode_definition
+from image_registry.codec import decode_definition, encode_definition
 from image_registry.models import ImageDefinition, ImageReference, LibraryFilter, PipLibrary, ReferenceType, RoleType
 from image_registry.registry.library_bitmaps import tend
 from image_registry.requirements import version_key
-from image_registry.storage import image_pages, images, library_bitmaps
+from image_registry.storage import image_finder, image_pages, images, library_bitmaps
 from image_registry.storage.database import Connection, Database
+from image_registry.storage.library_bitmaps import Candidates
 from tests.fixtures.pages import names_on
 
 LIBRARIES = {"numpy": ["1.0", "2.0"], "pandas": ["1.0", "2.0+cu"], "rare": ["1"]}
@@ -25,11 +27,27 @@ FILTERS: list[list[tuple[str, str | None]]] = [
     [("pandas", "2.0+cu"), ("other-half", None)],
     [("rare", None), ("numpy", None)],
 ]
+FINDER_WAYS = [
+    {"LISTED": 3_000, "LEAST_COUNTED": 100, "WALKED": 3_000, "MOST_IDS": 20_000},  # lists
+    {"LISTED": 2, "LEAST_COUNTED": 1, "WALKED": 50, "MOST_IDS": 20_000},  # few of bitmaps, and the walk
+    {"LISTED": 0, "LEAST_COUNTED": 1, "WALKED": 1, "MOST_IDS": 20_000},  # all that bitmaps give
+    {"LISTED": 0, "LEAST_COUNTED": 1, "WALKED": 1, "MOST_IDS": 0},  # two lists
+]
+SETS: list[dict[str, str]] = [  # specifiers
+    {"half": "", "other-half": ""},
+    {"numpy": "<2", "half": ""},
+    {"numpy": ">=1", "pandas": ">=1"},
+    {"numpy": "<2", "pandas": "==2.0+cu", "half": ""},
+    {"pandas": "==2.0", "other-half": "<1"},
+    {"rare": "", "numpy": ">=1", "pandas": ""},
+    {"numpy": ""},
+]
+IN_ORDER = "select name from images where status = 3 order by library_count, updated_at desc, name"
 LACKING_BITS = """select l.library, l.version, i.name from image_libraries l join images i on i.name = l.image_name
     cross join lateral (values ('*'), (l.version)) as v (version)
-    where exists (select from library_bitmaps b where b.library = l.library and b.version = v.version)
+    where exists (select from library_bits b where b.library = l.library and b.version = v.version)
         and not exists (select from library_log o where o.image_id = i.id)
-        and not exists (select from library_bitmaps b where b.library = l.library and b.version = v.version
+        and not exists (select from library_bits b where b.library = l.library and b.version = v.version
             and b.chunk = i.id / 16384 and get_bit(b.bits, (i.id % 16384)::integer) = 1)"""
 
 
@@ -46,16 +64,17 @@ def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def helped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many candidates bitmaps gave, for each page that they were of help to."""
+    """How many candidates bitmaps gave, each time that they were of help."""
     found: list[int] = []
 
-    async def counted(conn: Connection, wanted: list[tuple[str, str | None]], most: int) -> list[int] | None:
-        ids = await original(conn, wanted, most)
-        found.extend([] if ids is None else [len(ids)])
+    def counted(candidates: Candidates) -> str:
+        ids = original(candidates)
+        assert ids.count(",") + (ids != "{}") == candidates.count
+        found.append(candidates.count)
         return ids
 
-    original = library_bitmaps.candidates
-    monkeypatch.setattr(library_bitmaps, "candidates", counted)
+    original = Candidates.ids
+    monkeypatch.setattr(Candidates, "ids", counted)
     return found
 
 
@@ -115,6 +134,15 @@ class Registry:
             after = page.behind
         return seen
 
+    async def best(self, wanted: dict[str, str], limit: int) -> tuple[list[str], list[str]]:
+        """The names that FindImages finds, and those of a search of everything."""
+        sets = [finder_wanted(*one) for one in wanted.items()]
+        find = partial(image_finder.find, wanted=sets, python_version="", limit=limit)
+        found = [decode_definition(bytes(row["definition"])).name for row in await self.db.read(find)]
+        everything = await self.db.read(lambda conn: rows(conn, IN_ORDER))
+        held = [str(row["name"]) for row in everything if fits(self.held[str(row["name"])], wanted)]
+        return found, held[:limit]
+
 
 @pytest.fixture
 async def registry(dsn: str, database: Database) -> AsyncIterator[Registry]:
@@ -136,6 +164,20 @@ def meets(held: dict[str, str], library: str, version: str | None) -> bool:
     return public == wanted[0] and wanted[1] in {"", local}
 
 
+def fits(held: dict[str, str], wanted: dict[str, str]) -> bool:
+    return all(library in held and held[library] in SpecifierSet(spec) for library, spec in wanted.items())
+
+
+def finder_wanted(library: str, specifier: str) -> image_finder.Wanted:
+    """As the use case has it."""
+    versions = SpecifierSet(specifier)
+
+    def fits(public: str, local: str) -> bool:
+        return versions.contains(f"{public}+{local}" if local else public)
+
+    return image_finder.Wanted(library, fits if specifier else None, binds_local="+" in specifier)
+
+
 async def fetch_one(conn: Connection, statement: str, values: list[object]) -> dict[str, int]:
     row = await (await conn.execute(statement, values)).fetchone()
     assert row is not None
@@ -150,7 +192,9 @@ async def tend_to_the_end(db: Database) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_pages_are_right_whatever_happens_between_them(registry: Registry, helped: list[int], seed: int) -> None:
+async def test_what_is_found_is_right_whatever_happens_between(
+    registry: Registry, helped: list[int], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
     dice = random.Random(seed)
 
     def contents() -> dict[str, str]:
@@ -166,7 +210,7 @@ async def test_pages_are_right_whatever_happens_between_them(registry: Registry,
     pending: tuple[str, dict[str, str]] | None = None
     for step in range(120):
         name = dice.choice(sorted(registry.held))
-        what = dice.choice(["build", "build", "build", "begin", "end", "delete", "fold", "tend", "page"])
+        what = dice.choice(["build", "build", "build", "begin", "end", "delete", "fold", "tend", "page", "find"])
         if what == "build" and (pending is None or pending[0] != name):
             libraries = contents()
             await registry.db.write(partial(registry.build, name=name, libraries=libraries))
@@ -188,6 +232,13 @@ async def test_pages_are_right_whatever_happens_between_them(registry: Registry,
             await tend(registry.db, long_log=1)
         elif what == "tend":
             await tend_to_the_end(registry.db)
+        elif what == "find":
+            for way in FINDER_WAYS:
+                for constant, number in way.items():
+                    monkeypatch.setattr(image_finder, constant, number)
+                for wanted in SETS:
+                    found, expected = await registry.best(wanted, dice.choice([1, 2, 50]))
+                    assert found == expected, (wanted, way)
         elif what == "page":
             for filters in FILTERS:
                 assert await registry.pages(filters, dice.choice([1, 2, 50])) == registry.matching(filters)
@@ -234,6 +285,11 @@ async def test_too_many_candidates_or_too_long_a_log_are_left_to_the_join(
     monkeypatch.setattr(image_pages, "MOST_IDS", 11)
     assert await registry.pages([("numpy", None), ("half", None)], 50) == expected
     assert helped == [12, 12]
+    monkeypatch.setattr(image_pages, "MOST_IDS", 12)
+    monkeypatch.setattr(library_bitmaps, "LONGEST_LOG", 0)
+    await registry.db.write(partial(registry.build, name="image-07", libraries={"numpy": "1.0", "half": "1.0"}))
+    assert await registry.pages([("numpy", None), ("half", None)], 50) == expected
+    assert helped == [12, 12]
 
 
 async def test_one_at_a_time_changes_bitmaps(registry: Registry) -> None:
@@ -243,8 +299,8 @@ async def test_one_at_a_time_changes_bitmaps(registry: Registry) -> None:
     async with registry.writer.transaction():
         assert await library_bitmaps.hold(registry.writer)
         assert not await tend(registry.db, long_log=1)
-        assert await registry.db.read(lambda conn: rows(conn, "select from library_bitmaps")) == []
+        assert await registry.db.read(lambda conn: rows(conn, "select from library_bits")) == []
     await tend_to_the_end(registry.db)
-    found = await registry.db.read(lambda conn: rows(conn, "select library, version from library_bitmaps order by 2"))
+    found = await registry.db.read(lambda conn: rows(conn, "select library, version from library_bits order by 2"))
     assert [tuple(row.values()) for row in found] == [("numpy", "*"), ("numpy", "1")]
     assert await registry.db.read(lambda conn: rows(conn, "select from library_log")) == []

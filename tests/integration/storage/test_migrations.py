@@ -161,13 +161,11 @@ def check_capabilities(conn: psycopg.Connection) -> None:
     assert conn.execute("select needs_packages from jobs").fetchall() == [(True,)]
 
 
-def write_bitmaps(conn: psycopg.Connection) -> None:
-    conn.execute("insert into library_bitmaps values ('numpy', '*', 0, decode(repeat('ff', 2048), 'hex'))")
+def write_log(conn: psycopg.Connection) -> None:
     conn.execute("update image_libraries set version = version")
 
 
-def check_bitmaps(conn: psycopg.Connection) -> None:
-    assert conn.execute("select library, get_bit(bits, 2) from library_bitmaps").fetchall() == [("numpy", 1)]
+def check_log(conn: psycopg.Connection) -> None:
     logged = "select distinct name, libraries, versions from library_log join images on images.id = image_id"
     assert conn.execute(logged).fetchall() == [("vision", ["numpy"], ["1.26.4"])]
 
@@ -181,6 +179,14 @@ def check_keys(conn: psycopg.Connection) -> None:
     conn.execute("update images set definition = definition where definition_key is null")
     keys = "select distinct octet_length(definition_key), definition_key = sha256(definition) ||"
     assert conn.execute(keys + " int4send(octet_length(definition)) from images").fetchall() == [(36, True)]
+
+
+def write_bits(conn: psycopg.Connection) -> None:
+    conn.execute("insert into library_bits values ('numpy', '*', 0, ('x' || repeat('20', 2048))::bit(16384))")
+
+
+def check_bits(conn: psycopg.Connection) -> None:
+    assert conn.execute("select library, get_bit(bits, 2) from library_bits").fetchall() == [("numpy", 1)]
 
 
 def nothing(_: psycopg.Connection) -> None:
@@ -200,9 +206,10 @@ DATA = {
     9: Data(write_trace, check_trace),
     10: Data(write_capabilities, check_capabilities),
     11: Data(nothing, nothing),
-    12: Data(write_bitmaps, check_bitmaps),
+    12: Data(write_log, check_log),
     13: Data(nothing, check_steps),
     14: Data(nothing, check_keys),
+    15: Data(write_bits, check_bits),
 }
 
 
@@ -247,6 +254,19 @@ async def serve_what_was_migrated(dsn: str) -> None:
         assert len((await service.jobs.ListJobs(jobs_pb2.ListJobsRequest())).jobs) == 1
         synced = await service.images.SyncImageTag(pb.SyncImageTagRequest(name="vision", force=True))
         assert synced.image.status == pb.ManagedImage.STATUS_REBUILDING
+
+
+def test_bitmaps_of_another_kind_are_made_anew(empty: str) -> None:
+    migrate(empty, up_to=14)
+    with psycopg.connect(empty) as conn:
+        conn.execute("insert into library_bitmaps values ('numpy', '*', 0, decode(repeat('ff', 2048), 'hex'))")
+        conn.execute("update library_survey set after_library = 'numpy', rounds = 3")
+    migrate(empty)
+    with psycopg.connect(empty) as conn:
+        assert conn.execute("select to_regclass('library_bitmaps'), count(*) from library_bits").fetchall() == [
+            (None, 0)
+        ]
+        assert conn.execute("select after_library, rounds from library_survey").fetchall() == [("", 0)]
 
 
 def test_migrating_again_changes_nothing(empty: str) -> None:
