@@ -57,6 +57,7 @@ from image_registry.registry.images import Images
 from image_registry.registry.job_logs import JobLogs
 from image_registry.registry.jobs import Jobs
 from image_registry.registry.keys import KeyRing
+from image_registry.registry.library_bitmaps import bitmap_readings
 from image_registry.registry.platform import Platform, PlatformConfig
 from image_registry.registry.queue_readings import queue_readings
 from image_registry.registry.quotas import Quotas
@@ -213,6 +214,7 @@ def _readings(server: Server, observation: Observation) -> Iterator[metrics.Sour
     db, certificates = server.database, server.certificates
     yield from pool_readings(db)
     yield from queue_readings(db)
+    yield from bitmap_readings(db)
     yield catalogue.DATABASE_UP, metrics.one(lambda: db.answers)
     yield catalogue.RPCS_IN_FLIGHT, observation.under_way
     if certificates is not None:

@@ -22,6 +22,7 @@ from image_registry.cli.findings import Finding, broken, notice, ok, unchecked
 from image_registry.cli.registry_checks import moved_bases, repository
 from image_registry.client import ImageRegistryClient, ImageStatus, JobStatus
 from image_registry.client.channel import is_loopback
+from image_registry.errors import RegistryError
 from image_registry.gateway.process import find_envoy
 from image_registry.host import StartError
 from image_registry.host.addresses import parse_address
@@ -29,9 +30,11 @@ from image_registry.local.bases import plan_bases
 from image_registry.local.data_dir import DataDir
 from image_registry.local.postgres import find_running
 from image_registry.local.probes import answers_http, http_status
+from image_registry.registry.library_bitmaps import LONG_LOG, lag
 from image_registry.settings import Settings
 from image_registry.storage import migrations
-from image_registry.storage.database import describe_dsn
+from image_registry.storage.database import Database, describe_dsn
+from image_registry.storage.library_bitmaps import Lag
 from image_registry.worker.main import confinement
 
 LEAST_DISK = 2 << 30  # bytes free in the data folder, below which a build is likely to fail
@@ -44,6 +47,7 @@ async def installation(settings: Settings) -> AsyncIterator[Finding]:
     """The parts that run on this machine."""
     yield await gateway(settings)
     yield await database(settings)
+    yield await bitmaps(settings)
     yield disk(settings.data_dir)
     yield programs()
     yield system_packages(settings)
@@ -152,6 +156,33 @@ async def database(settings: Settings) -> Finding:
         text = f"{describe_dsn(dsn)} lacks {len(missing)} migrations (first: {missing[0]})"
         return broken("database", text, "run `image-registry migrate`")
     return ok("database", f"{describe_dsn(dsn)} answers, its schema is current")
+
+
+async def bitmaps(settings: Settings) -> Finding:
+    """Workers keep up with what has to be known of finished builds to search among them."""
+    dsn = _dsn(settings)
+    try:
+        found = await _lag(dsn) if dsn else None
+    except (RegistryError, psycopg.Error):
+        found = None
+    if found is None:
+        return unchecked("bitmaps", "can't be told without the database and its schema")
+    if found.overdue > PATIENCE:
+        text = f"{found.builds} finished builds have been waiting for {found.overdue:.0f} s to be entered in bitmaps"
+        remedy = "start a worker, or see its log; until then lists by several popular libraries get slower"
+        return notice("bitmaps", text, remedy)
+    if not found.complete:
+        return unchecked("bitmaps", "no worker has looked at all libraries yet for popular ones")
+    return ok("bitmaps", f"up to date but for {found.builds} builds; workers enter them when they are {LONG_LOG}")
+
+
+async def _lag(dsn: str) -> Lag:
+    db = Database(dsn, size=1, wait=3, statement_timeout=5)
+    await db.open()
+    try:
+        return await lag(db)
+    finally:
+        await db.close()
 
 
 def _dsn(settings: Settings) -> str | None:

@@ -30,8 +30,8 @@ _LOOKS = {
 def doctor(connection: Connection, data_dir: Path | None, http_address: str | None) -> None:
     """Check the installation and say what to mend.
 
-    Looks at the server, the REST gateway, the database and its schema, the workers, disk space, the programs that
-    builds use, the base images and whether they moved, the place where images go, whether they are there, and when
+    Looks at the server, the REST gateway, the database, its schema and bitmaps, the workers, disk space, the programs
+    that builds use, the base images and whether they moved, the place where images go, whether they are there, and when
     certificates end. A server on another machine is looked at from outside only. Exit code 1 if anything is broken.
     """
     found = [_told(finding) for finding in checks.service(connection)]

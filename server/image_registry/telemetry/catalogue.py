@@ -84,6 +84,18 @@ JOBS_OLDEST = _sampled(
     part=Part.SERVER,
 )
 
+# The bitmaps of popular libraries, as the database has them: every server says the same.
+BITMAPS_BEHIND = _sampled(
+    "bitmaps_waiting_builds",
+    "Finished builds that the bitmaps of popular libraries lack, 20,000 at most; a worker enters 500 and more.",
+    part=Part.SERVER,
+)
+BITMAPS_OVERDUE = _sampled(
+    "bitmaps_overdue_seconds",
+    "For how long so many builds have been waiting that a worker ought to have entered them; 0: they are fewer.",
+    part=Part.SERVER,
+)
+
 # Workers.
 WORKER_SLOTS = _sampled("worker_slots", "Jobs that the worker may have at once.", part=Part.WORKER)
 WORKER_JOBS = _sampled("worker_jobs", "Jobs that the worker has.", part=Part.WORKER)

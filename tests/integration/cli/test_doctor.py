@@ -13,6 +13,8 @@ import pytest
 
 from image_registry.gateway.config import ListenerTls
 from image_registry.host.addresses import free_port
+from image_registry.registry.library_bitmaps import tend
+from image_registry.storage.database import Database
 from tests.fixtures.certificates import Authority
 from tests.fixtures.postgres import clone_database
 from tests.fixtures.rest import Rest
@@ -70,6 +72,7 @@ async def test_all_is_well(rest: Rest, dsn: str, base: str, tmp_path: Path) -> N
     assert "2 builds have been waiting for a few seconds" in report.line("worker")
     assert report.line("gateway") == f"ok      gateway      http://{rest.address} answers"
     assert report.line("database").endswith("answers, its schema is current")
+    assert report.line("bitmaps") == "-       bitmaps      no worker has looked at all libraries yet for popular ones"
     assert report.line("base images") == "ok      base images  configured: Python 3.11"
     assert report.line("repository") == f"ok      repository   {tmp_path}/images/managed can be written to"
     assert report.line("moved bases") == "-       moved bases  no system image with a recorded base yet"
@@ -91,7 +94,29 @@ async def test_nothing_is_there(tmp_path: Path) -> None:
     assert "→ start it: `image-registry gateway`" in report.text
     assert "→ set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up`" in report.text
     assert "→ make them reachable, or correct IMAGE_REGISTRY_BASE_IMAGES" in report.text
-    assert report.text.endswith("error: 4 of 9 checks found something broken\n")
+    assert report.text.endswith("error: 4 of 10 checks found something broken\n")
+
+
+async def test_bitmaps_that_nobody_keeps_up_to_date(
+    service: Service, dsn: str, database: Database, tmp_path: Path
+) -> None:
+    async def line() -> str:
+        report = await doctor(server=service.address, database_url=dsn, data_dir=tmp_path, system_packages="off")
+        return report.line("bitmaps")
+
+    await service.create("vision", "numpy")
+    await service.report("vision", "numpy==1.26.4")
+    while await tend(database, long_log=2):
+        pass
+    assert await line() == "ok      bitmaps      up to date but for 1 builds; workers enter them when they are 500"
+    with psycopg.connect(dsn) as conn:
+        conn.execute(
+            "insert into library_log (image_id, libraries, versions, logged_at)"
+            " select 1, '{}', '{}', now() - interval '5 minutes' from generate_series(1, 499)"
+        )
+    assert (await line()).startswith("note    bitmaps      500 finished builds have been waiting for 30")
+    await tend(database)
+    assert await line() == "ok      bitmaps      up to date but for 0 builds; workers enter them when they are 500"
 
 
 async def test_a_database_without_the_schema(postgres_server: str, base: str, tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def test_the_server_tells_prometheus_of_its_calls_its_pool_and_the_queue(observe
         assert value(text, "jobs_waiting", priority=priority) == 0
         assert value(text, "jobs_oldest_claimable_age_seconds", priority=priority) == 0
     assert value(text, "jobs_waiting_for_packages") == 0
+    assert value(text, "bitmaps_waiting_builds") >= 1
+    assert value(text, "bitmaps_overdue_seconds") == 0
     assert "grpc.health" not in text
 
 

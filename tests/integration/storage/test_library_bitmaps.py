@@ -11,11 +11,12 @@ from packaging.specifiers import SpecifierSet
 
 from image_registry.codec import decode_definition, encode_definition
 from image_registry.models import ImageDefinition, ImageReference, LibraryFilter, PipLibrary, ReferenceType, RoleType
-from image_registry.registry.library_bitmaps import tend
+from image_registry.registry import library_bitmaps as keeping
+from image_registry.registry.library_bitmaps import lag, tend
 from image_registry.requirements import version_key
 from image_registry.storage import image_finder, image_pages, images, library_bitmaps
 from image_registry.storage.database import Connection, Database
-from image_registry.storage.library_bitmaps import Candidates
+from image_registry.storage.library_bitmaps import Candidates, Lag
 from tests.fixtures.pages import names_on
 
 LIBRARIES = {"numpy": ["1.0", "2.0"], "pandas": ["1.0", "2.0+cu"], "rare": ["1"]}
@@ -304,3 +305,20 @@ async def test_one_at_a_time_changes_bitmaps(registry: Registry) -> None:
     found = await registry.db.read(lambda conn: rows(conn, "select library, version from library_bits order by 2"))
     assert [tuple(row.values()) for row in found] == [("numpy", "*"), ("numpy", "1")]
     assert await registry.db.read(lambda conn: rows(conn, "select from library_log")) == []
+
+
+async def test_how_far_they_are_behind(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await lag(registry.db) == Lag(0, 0.0, complete=False)
+    monkeypatch.setattr(keeping, "LONG_LOG", 3)
+    for number in range(4):
+        await registry.create(f"image-{number}")
+        await registry.db.write(partial(registry.build, name=f"image-{number}", libraries={"numpy": "1.0"}))
+        found = await lag(registry.db)
+        assert found.builds == number + 1
+        if number < 2:
+            assert found.overdue == 0
+            ages = "update library_log set logged_at = now() - make_interval(mins => 10 - image_id::integer)"
+            await registry.db.write_once(lambda conn, ages=ages: conn.execute(ages))  # type: ignore[misc]
+    assert 0 < found.overdue < 60, "since the third of them"
+    await tend_to_the_end(registry.db)
+    assert await lag(registry.db) == Lag(0, 0.0, complete=True)
