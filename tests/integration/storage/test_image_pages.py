@@ -10,7 +10,7 @@ from ri.api.imageregistry import image_registry_pb2 as pb
 from image_registry.models import LibraryFilter
 from image_registry.requirements import version_key
 from image_registry.storage import image_pages
-from image_registry.storage.database import Database
+from image_registry.storage.database import Connection, Database
 from image_registry.storage.kept_images import KeptImages
 from tests.fixtures.pages import names_on
 
@@ -100,3 +100,22 @@ async def test_pages_hold_what_a_search_of_everything_finds(
         assert found.behind is None or found.behind == seen[-1]
         after = found.behind
     assert seen == again == expected
+
+
+@pytest.mark.usefixtures("contents")
+async def test_joins_are_planned_for_their_values_and_the_rest_once(
+    monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    for constant in ("SAMPLE", "FIRST", "CANDIDATES"):
+        monkeypatch.setattr(image_pages, constant, 1)
+    wanted = [LibraryFilter("even", None), LibraryFilter("odd", None)]
+
+    async def prepared(conn: Connection) -> list[str]:
+        for _ in range(12):
+            assert names_on(await image_pages.page(conn, after="", size=7, filters=wanted)) == []
+        rows = await conn.execute("select statement from pg_prepared_statements")
+        return [row["statement"] for row in await rows.fetchall()]
+
+    statements = await database.read(prepared)
+    assert any("exists (select" in one for one in statements)
+    assert not any("natural join" in one for one in statements)
