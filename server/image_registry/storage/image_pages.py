@@ -248,9 +248,7 @@ def _looked_up(names: LiteralString, conditions: Sequence[_Condition]) -> Litera
 
 
 def _joined(conditions: Sequence[_Condition]) -> LiteralString:
-    lists: LiteralString = _JOIN.join(
-        _fill("whole_list", condition=one.sql, number=one.number) for one in conditions
-    )
+    lists: LiteralString = _JOIN.join(_fill("whole_list", condition=one.sql, number=one.number) for one in conditions)
     return _fill("joined", lists=lists)
 
 
