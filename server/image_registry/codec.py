@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -32,7 +32,9 @@ _MANAGED = pb.ImageReference.REFERENCE_TYPE_MANAGED
 _STATUS_FIELDS: dict[int, bytes] = {
     s: _Image(status=_Image.Status.ValueType(s)).SerializeToString() for s in ImageStatus
 }
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _IMAGE_TAG = bytes([1 << 3 | 2])  # a field with a length: `image` of GetImageResponse and CreateImageResponse
+_JOB_TAG = bytes([pb.CreateImageResponse.JOB_FIELD_NUMBER << 3 | 2])
 _IMAGES_TAG = bytes([pb.ListImagesResponse.IMAGES_FIELD_NUMBER << 3 | 2])
 
 
@@ -122,8 +124,8 @@ def encode_created(created: CreatedImage) -> bytes:
         status=job_status_pb2.JOB_STATUS_REQUESTED,
         termination_reason=jobs_pb2.TERMINATION_REASON_NOT_TERMINATED,
         creation_time=_timestamp(created.created_at),
-    )
-    return b"".join((_IMAGE_TAG, _varint(len(image)), image, pb.CreateImageResponse(job=job).SerializeToString()))
+    ).SerializeToString()
+    return b"".join((_IMAGE_TAG, _varint(len(image)), image, _JOB_TAG, _varint(len(job)), job))
 
 
 def fill_found(message: image_finder_pb2.FindImagesResponse.FoundImage, found: FoundImage) -> None:
@@ -163,6 +165,5 @@ def _varint(value: int) -> bytes:
 
 
 def _timestamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
+    since = moment - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)

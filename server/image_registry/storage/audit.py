@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
+from image_registry.storage.arrays import TextArray
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
 
@@ -33,4 +34,7 @@ _COLUMNS = tuple(field.name for field in fields(AuditEntry))
 
 async def insert(conn: Connection, entries: Sequence[AuditEntry]) -> None:
     """Add entries."""
-    await conn.execute(_SQL["insert"], {name: [getattr(entry, name) for entry in entries] for name in _COLUMNS})
+    values: dict[str, object] = {
+        name: TextArray.of([getattr(entry, name) for entry in entries]) for name in _COLUMNS if name != "at"
+    }
+    await conn.execute(_SQL["insert"], values | {"at": [entry.at for entry in entries]})

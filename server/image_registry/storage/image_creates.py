@@ -1,8 +1,7 @@
 """Creates of users' images, gathered: one statement, and so one commit, for all that came at about the same time.
 
 A lone create waits for nobody, and so does the next of a caller that sends one after the other. With many callers a
-statement leaves when as many creates wait as the last one held and that one is over, or after `PACE`: what a statement
-costs by itself, here and in Postgres, is several times what one more image costs.
+statement leaves when the last one is over and as many creates wait as are expected, or after `PACE` (`storage/pacing.py`).
 Each caller gets its own answer, and a fault that may be another's is tried again alone.
 Names go in order within a statement, so that two of them never wait for each other. Measurements are in
 docs/performance.
@@ -25,10 +24,11 @@ from image_registry.errors import RegistryError
 from image_registry.models import CreatedImage, Priority, StoredImage
 from image_registry.storage import images
 from image_registry.storage.database import Database
+from image_registry.storage.pacing import Pace
 from image_registry.telemetry import tracing
 
 STATEMENTS = 2  # under way at once: one that waits for a name holds up those who share it, and no others
-PACE = 0.02  # seconds from a statement to the next that needn't wait for its end, nor for as many creates
+PACE = 0.02  # seconds from a statement to the next at most, while several creates share them
 LARGEST_BATCH = 64  # creates of one statement
 
 
@@ -68,8 +68,7 @@ class ImageCreates:
         self._db = db
         self._gathering: deque[_Waiting] = deque()
         self._writing: set[asyncio.Task[None]] = set()
-        self._last_left = -PACE
-        self._last_size = 1
+        self._pace = Pace(PACE)
         self._timer: asyncio.TimerHandle | None = None
 
     async def create(self, row: NewImageRow) -> CreatedImage:
@@ -81,6 +80,8 @@ class ImageCreates:
         waiting = _Waiting(row, deadline.remaining())
         self._gathering.append(waiting)
         self._let_leave()
+        if not tracing.active():
+            return await waiting.answer
         attributes = {"db.system.name": "postgresql"}
         with tracing.span("images.create", kind=tracing.Kind.CLIENT, attributes=attributes) as span:
             try:
@@ -95,20 +96,19 @@ class ImageCreates:
             self._timer = None
         loop = asyncio.get_running_loop()
         while self._gathering and len(self._writing) < STATEMENTS:
-            early = self._last_left + PACE - loop.time()
-            if early > 0 and not self._are_enough():
-                self._timer = loop.call_later(early, self._let_leave)
+            wait = self._pace.wait(self._who_count(), loop.time())
+            if wait > 0 and len(self._gathering) < LARGEST_BATCH:
+                self._timer = loop.call_later(wait, self._let_leave)
                 return
             if batch := self._next_batch():
-                self._last_left, self._last_size = loop.time(), len(batch)
+                self._pace.left(len(batch), loop.time())
                 task = loop.create_task(self._write_in_time(batch), context=Context())
                 self._writing.add(task)
                 task.add_done_callback(self._end)
 
-    def _are_enough(self) -> bool:
-        """Whether nothing is gained by waiting: a closed circle of callers has come round, or a statement is full."""
-        waiting = len(self._gathering)
-        return waiting >= LARGEST_BATCH or (not self._writing and waiting >= self._last_size)
+    def _who_count(self) -> int:
+        """Who wait; none while a statement is under way, since those in it come again when it is over."""
+        return 0 if self._writing else len(self._gathering)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._writing.discard(task)

@@ -11,6 +11,7 @@ from psycopg import errors as pg
 
 from image_registry import limits
 from image_registry.models import BuildLock, ImageDefinition, Priority, RegistryIdentity, StoredImage, StoredJob
+from image_registry.storage.arrays import ByteaArray, TextArray
 from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection
 from image_registry.storage.findable import keys_of
@@ -122,14 +123,14 @@ async def create_several(
     by_name = sorted(rows, key=lambda row: row[0].name)
     new = [image for image, *_ in by_name]
     values = {
-        "names": [image.name for image in new],
-        "python_versions": [image.python_version for image in new],
-        "definitions": [image.definition for image in new],
-        "bases": [base for _, base, *_ in by_name],
-        "repositories": [repository for _, _, repository, *_ in by_name],
-        "creators": [creator for _, _, _, creator, *_ in by_name],
+        "names": TextArray.of([image.name for image in new]),
+        "python_versions": TextArray.of([image.python_version for image in new]),
+        "definitions": ByteaArray.of([image.definition for image in new]),
+        "bases": TextArray.of([base for _, base, *_ in by_name]),
+        "repositories": TextArray.of([repository for _, _, repository, *_ in by_name]),
+        "creators": TextArray.of([creator for _, _, _, creator, *_ in by_name]),
         "needs_packages": [needs_packages for *_, needs_packages, _ in by_name],
-        "traceparents": [traceparent for *_, traceparent in by_name],
+        "traceparents": TextArray.of([traceparent for *_, traceparent in by_name]),
         "platform_tag": new[0].platform_tag,
         "priority": priority,
     }

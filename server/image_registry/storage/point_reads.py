@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import struct
 from contextlib import suppress
 from itertools import islice
 from typing import LiteralString, TypeAlias
@@ -22,6 +21,7 @@ from typing import LiteralString, TypeAlias
 import psycopg
 from psycopg import pq, sql
 
+from image_registry.storage import arrays
 from image_registry.storage.database import KEEPALIVE
 from image_registry.storage.pacing import Pace
 
@@ -37,9 +37,6 @@ ANSWER_SECONDS = 3.0  # after it a silent connection is given up
 _NAME = b"point_read"
 _BINARY = 1
 _TIMED_OUT = b"57014"
-_TEXT_OID = 25
-_HEADER = struct.Struct("!5i")  # dimensions, has nulls, type of elements, length, lower bound
-_LENGTH = struct.Struct("!i")
 
 
 class Unavailable(Exception):  # noqa: N818
@@ -173,7 +170,7 @@ class _Link:
         self._callers = sum(map(len, self._gathering.values()))
         try:
             self._connection.send_query_prepared(
-                _NAME, [_text_array(self._asked)], param_formats=[_BINARY], result_format=_BINARY
+                _NAME, [arrays.encoded(self._asked)], param_formats=[_BINARY], result_format=_BINARY
             )
             self._flush()
         except psycopg.Error as error:
@@ -255,11 +252,3 @@ def _refuse(waiting: Waiting) -> None:
         for future in futures:
             if not future.done():
                 future.set_exception(Unavailable())
-
-
-def _text_array(keys: Waiting) -> bytes:
-    """The keys as a one-dimensional text[] in Postgres' binary format."""
-    parts = [_HEADER.pack(1, 0, _TEXT_OID, len(keys), 1)]
-    for key in keys:
-        parts += (_LENGTH.pack(len(key)), key)
-    return b"".join(parts)
