@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from grpc import aio
 from image_registry.api.guarding import abort, refusal
 from image_registry.api.methods import Handler
 from image_registry.api.request_ids import request_id
+from image_registry.api.ways import via
 from image_registry.errors import Reason, RegistryError
 from image_registry.models import Role
 from image_registry.registry import caller
@@ -164,6 +166,7 @@ class Access(aio.ServerInterceptor):
         behaviour: Any = handler.unary_unary
 
         async def audited(request: Any, context: _Context) -> Any:
+            began = time.perf_counter()
             result = "UNKNOWN"  # the call was cancelled, or its deadline passed
             try:
                 response = await behaviour(request, context)
@@ -181,6 +184,8 @@ class Access(aio.ServerInterceptor):
                     target=getattr(request, "name", "") or getattr(request, "job_id", ""),
                     result=result,
                     request_id=request_id(context),
+                    duration_ms=round((time.perf_counter() - began) * 1000, 2),
+                    via=via(context),
                 )
             return response
 

@@ -18,7 +18,8 @@ from grpc import aio
 from image_registry.api.access import NO_RULE, RULES
 from image_registry.api.methods import Handler
 from image_registry.api.request_ids import REQUEST_ID_HEADER, request_id
-from image_registry.registry import caller
+from image_registry.api.ways import via
+from image_registry.registry import audit, caller
 from image_registry.registry.rates import Bucket
 from image_registry.telemetry import tracing
 from image_registry.telemetry.catalogue import RPC_SECONDS, RPCS
@@ -36,7 +37,8 @@ _Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 class Observation:
     """Stands around everything else, so that it sees refusals too.
 
-    `lines`: which calls get a line: `all`, `changes` (those that change something, and refusals) or `none`.
+    `lines`: which calls get a line, if the audit log has none of them: `all`, `changes` (those that change something,
+    and refusals) or `none`.
     `timed`: reads are observed too, which metrics and traces need.
     """
 
@@ -121,7 +123,7 @@ class Observation:
         if timed:
             RPC_SECONDS.observe(seconds, call.method)
         call.end(code)
-        if self._lines == "none":
+        if self._lines == "none" or audit.is_noted():
             return
         if code == "OK" or caller.current() != caller.UNCHECKED or not self._strangers.take():
             call.write_line(code, seconds)
@@ -152,7 +154,7 @@ class _Call:
                 "rpc.service": service,
                 "rpc.method": name,
                 "image_registry.request_id": self._id,
-                "image_registry.via": _via(metadata),
+                "image_registry.via": via(self._context),
             },
         )
 
@@ -163,13 +165,12 @@ class _Call:
         self._span.end("" if code in _NO_FAULT_OF_OURS else code)
 
     def write_line(self, code: str, seconds: float) -> None:
-        metadata = {name: value for name, value in self._context.invocation_metadata() or () if isinstance(value, str)}
         found = {
             "method": self.method,
             "code": code,
             "duration_ms": round(seconds * 1000, 2),
             "caller": caller.current().identity,
-            "via": _via(metadata),
+            "via": via(self._context),
         }
         log.info("%s %s in %.1f ms", self.method, code, seconds * 1000, extra={"fields": found})
 
@@ -188,10 +189,3 @@ def _code(error: BaseException, context: _Context) -> str:
     if isinstance(error, aio.AbortError) and number:
         return _CODES.get(number if isinstance(number, int) else number.value[0], "UNKNOWN")
     return "UNKNOWN"
-
-
-def _via(metadata: dict[str, str]) -> str:
-    """How the call came: `rest` or `grpc` through the gateway, or `direct`."""
-    if "x-envoy-original-path" in metadata:
-        return "rest"
-    return "grpc" if "x-forwarded-for" in metadata else "direct"

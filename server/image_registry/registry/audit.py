@@ -7,6 +7,7 @@ import contextvars
 import json
 import logging
 from collections import deque
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from image_registry.errors import RegistryError
@@ -23,6 +24,7 @@ INTERVAL = 0.1  # seconds between two writes of rows
 AT_ONCE = 1_000  # rows in one write
 KEPT = 100_000  # rows that wait while the database is away; beyond that the oldest are in the lines only
 _LONGEST = 256  # characters of a target or a request's id
+_noted: contextvars.ContextVar[bool] = contextvars.ContextVar("noted", default=False)
 
 
 class AuditTrail:
@@ -45,8 +47,13 @@ class AuditTrail:
         """Close."""
         await self.close()
 
-    def note(self, caller: Caller, *, what: str, target: str, result: str, request_id: str = "") -> None:
-        """Record that `caller` did `what`. Control characters and excess length don't get into the log."""
+    def note(
+        self, caller: Caller, *, what: str, target: str, result: str, request_id: str = "", **further: str | float
+    ) -> None:
+        """Record that `caller` did `what`. Control characters and excess length don't get into the log.
+
+        What is `further` known of the call stands in the line alone.
+        """
         entry = AuditEntry(
             at=datetime.now(UTC),
             who=caller.identity,
@@ -56,7 +63,8 @@ class AuditTrail:
             result=result,
             request_id=_plain(request_id),
         )
-        log.info("%s", as_line(entry))
+        log.info("%s", as_line(entry, further))
+        _noted.set(True)
         if len(self._waiting) == KEPT:
             AUDIT_LOST.add()
             log.error("the audit table falls behind: an entry is in the log alone")
@@ -93,7 +101,12 @@ class AuditTrail:
                 self._waiting.popleft()
 
 
-def as_line(entry: AuditEntry) -> str:
+def is_noted() -> bool:
+    """Whether what this task does is in the audit log already."""
+    return _noted.get()
+
+
+def as_line(entry: AuditEntry, further: Mapping[str, str | float]) -> str:
     """The entry as one JSON object."""
     return json.dumps(
         {
@@ -104,6 +117,7 @@ def as_line(entry: AuditEntry) -> str:
             "result": entry.result,
             "at": entry.at.isoformat(timespec="milliseconds"),
             "request_id": entry.request_id,
+            **further,
         }
     )
 
@@ -111,4 +125,6 @@ def as_line(entry: AuditEntry) -> str:
 def _plain(text: str) -> str:
     text = SECRET_PART.sub("…", text[: 2 * _LONGEST])  # a key in the wrong place is not for the log either
     short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    if short.isprintable():
+        return short
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in short)
