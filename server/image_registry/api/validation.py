@@ -172,14 +172,17 @@ def _pip_requirements(request: _WithRequirements, faults: Faults) -> list[PipReq
     seen: dict[str, str] = {}
     found: list[PipRequirement] = []
     for number, one in enumerate(wanted):
-        where = f"pipRequirements[{number}]"
-        judged = _judge if max(len(one.name), len(one.version_specifier)) <= limits.FIELD else _judge.__wrapped__
-        requirement, name_fault, specifier_fault, key = judged(one.name, one.version_specifier)
-        faults.add(f"{where}.name", name_fault)
-        faults.add(f"{where}.versionSpecifier", specifier_fault)
-        if name_fault is None:
-            faults.add_if_repeated(f"{where}.name", key, seen, one.name.partition("[")[0].strip())
+        name, specifier = one.name, one.version_specifier
+        kept = len(name) <= limits.FIELD and len(specifier) <= limits.FIELD
+        requirement, name_fault, specifier_fault, key = (_judge if kept else _judge.__wrapped__)(name, specifier)
         found.append(requirement)
+        field = f"pipRequirements[{number}].name"
+        if name_fault is None and specifier_fault is None and seen.setdefault(key, field) is field:
+            continue
+        faults.add(field, name_fault)
+        faults.add(f"pipRequirements[{number}].versionSpecifier", specifier_fault)
+        if name_fault is None:
+            faults.add_if_repeated(field, key, seen, name.partition("[")[0].strip())
     return found
 
 

@@ -36,6 +36,7 @@ class AuditTrail:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._waiting: deque[AuditEntry] = deque(maxlen=KEPT)
+        self._unsaid: list[tuple[contextvars.Context, str]] = []
         self._something = asyncio.Event()
         self._writer = asyncio.get_running_loop().create_task(self._write_forever(), context=contextvars.Context())
 
@@ -63,16 +64,25 @@ class AuditTrail:
             result=result,
             request_id=_plain(request_id),
         )
-        log.info("%s", as_line(entry, further))
         _noted.set(True)
+        self._unsaid.append((contextvars.copy_context(), as_line(entry, further)))
+        if len(self._unsaid) == 1:
+            asyncio.get_running_loop().call_soon(self._say)  # behind the answers that are about to leave
         if len(self._waiting) == KEPT:
             AUDIT_LOST.add()
             log.error("the audit table falls behind: an entry is in the log alone")
         self._waiting.append(entry)
         self._something.set()
 
+    def _say(self) -> None:
+        """Write the lines."""
+        unsaid, self._unsaid = self._unsaid, []
+        for context, line in unsaid:
+            context.run(log.info, "%s", line)
+
     async def close(self) -> None:
         """Write what waits, and end."""
+        self._say()
         self._writer.cancel()
         await asyncio.gather(self._writer, return_exceptions=True)
         try:
