@@ -24,7 +24,7 @@ const selectImage = `select status, definition from images where name = $1`
 
 const insertImage = `with image as (
     insert into images (name, role, status, python_version, platform_tag, base_image_id, definition)
-    select $1, 2, 1, b.python_version, b.platform_tag, b.id, $2 from images b where b.role = 1 order by b.id limit 1
+    select $1, 2, 1, b.python_version, b.platform_tag, b.id, $2 from images b where b.name = 'system-python-3-11'
     on conflict (name) do nothing returning id, name, definition
 )
 insert into jobs (kind, priority, image_id, image_name, repository, definition)
