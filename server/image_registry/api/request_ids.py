@@ -26,7 +26,8 @@ def request_id(context: aio.ServicerContext[Any, Any]) -> str:
     if isinstance(known, str):
         return known
     sent = [value for name, value in context.invocation_metadata() or () if name == REQUEST_ID_HEADER]
-    found = str(sent[0]) if len(sent) == 1 and _is_well_formed(sent[0]) else f"{random.getrandbits(128):032x}"  # noqa: S311 (no secret)
+    usable = len(sent) == 1 and _is_well_formed(sent[0])
+    found = str(sent[0]) if usable else f"{random.getrandbits(128):032x}"
     fields.bind(request_id=found)
     return found
 

@@ -11,7 +11,7 @@ from psycopg.pq import Format
 
 _BYTEA_OID, _TEXT_OID = 17, 25
 _BYTEA_ARRAY_OID, _TEXT_ARRAY_OID = 1001, 1009
-_HEADER = struct.Struct("!5i")  # dimensions, has nulls, type of elements, length, lower bound (array_send in arrayfuncs.c)
+_HEADER = struct.Struct("!5i")  # dimensions, has nulls, type of elements, length, lower bound (array_send in Postgres)
 _EMPTY = struct.pack("!3i", 0, 0, _TEXT_OID)
 _LENGTH = struct.Struct("!i")
 

@@ -1,7 +1,7 @@
 """Creates of users' images, gathered: one statement, and so one commit, for all that came at about the same time.
 
 A lone create waits for nobody, and so does the next of a caller that sends one after the other. With many callers a
-statement leaves when the last one is over and as many creates wait as are expected, or after `PACE` (`storage/pacing.py`).
+statement leaves when the last one is over and as many creates wait as are expected, or after `PACE` (see `pacing.py`).
 Each caller gets its own answer, and a fault that may be another's is tried again alone.
 Names go in order within a statement, so that two of them never wait for each other. Measurements are in
 docs/performance.
