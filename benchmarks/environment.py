@@ -35,14 +35,18 @@ class Server:
     address: str
     start_seconds: float
 
+    def pids(self) -> list[int]:
+        """The process and all that descend from it."""
+        return _family(self.process.pid)
+
     def cpu_seconds(self) -> float:
         """Processor time of the process and its children so far."""
-        return sum(_cpu_seconds(pid) for pid in _family(self.process.pid))
+        return sum(map(_cpu_seconds, self.pids()))
 
     def resident_mib(self) -> float:
         """Memory in use."""
         total = 0
-        for pid in _family(self.process.pid):
+        for pid in self.pids():
             status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
             total += next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
         return total / 1024
