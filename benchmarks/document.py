@@ -14,10 +14,10 @@ FOLDER = Path("docs/performance")
 _BAR, _ROW, _NAMES = 420, 24, 460
 _HOW = """Written by `python -m benchmarks` out of `results/`; what the figures mean, what misses its goal and why: see
 [notes.md](notes.md). Servers, database and load generator share the machine, over loopback, with nothing pinned to a
-core; where a row says so, control groups give each process of the server a share of one. A server of the product, a canned one or a peer is one process unless its row says otherwise; Go uses every core.
-Commits are durable, names vary, answers are checked; the canned answer is one of the product's, byte for byte. Medians
-of interleaved rounds; ratios are taken within each round, with the lowest and the highest in brackets. Images have 60
-libraries each."""
+core; where a row says so, control groups give each process of the server a share of one. A server of the product, a
+canned one or a peer is one process unless its row says otherwise; Go uses every core. Commits are durable, names
+vary, answers are checked; the canned answer is one of the product's, byte for byte. Medians of interleaved rounds;
+ratios are taken within each round, with the lowest and the highest in brackets. Images have 60 libraries each."""
 
 
 def write(results: Sequence[Result]) -> None:

@@ -22,8 +22,8 @@ _SECOND = Path("/sys/fs/cgroup")
 def quotas(pids: Iterable[int]) -> Iterator[tuple[str, AbstractContextManager[None]]]:
     """Two ways to measure, in words and as what to do it in.
 
-    The server's processes have a share of a core each, so that all else has cores of its own, as on a larger machine; and
-    everything takes what it can get of this one.
+    The server's processes have a share of a core each, so that all else has cores of its own, as on a larger
+    machine; and everything takes what it can get of this one.
     """
     if _can_be_made():
         yield f"the server on {SHARE:g} of a core a process", shares(pids, SHARE)
