@@ -34,8 +34,9 @@ from image_registry.requirements import system_image_name
 from image_registry.storage import create_requests, image_pages, images, jobs
 from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection, Database
-from image_registry.storage.image_creates import ImageCreates, NameTakenError, NewImageRow, NoCurrentBaseError
+from image_registry.storage.image_creates import ImageCreates, NameTakenError, NoCurrentBaseError
 from image_registry.storage.image_reads import ImageReads
+from image_registry.storage.images import NewImageRow
 from image_registry.storage.kept_images import KeptImages
 from image_registry.telemetry import tracing
 
@@ -95,8 +96,8 @@ class Images:
         return created
 
     async def _create(self, wanted: NewImage, creator: str, request: RequestKey | None) -> CreatedImage:
-        """In one statement if the system image is there at the current tag (one for several creates, unless the request
-        is to be remembered), else together with that one's creation or rebuild."""
+        """In one statement, for several creates if they come together, if the system image is there at the current tag,
+        else together with that one's creation or rebuild."""
         await self._quotas.check(creator)
         definition = self._config.user_definition(wanted)
         image = StoredImage(
@@ -111,25 +112,8 @@ class Images:
         )
 
         base, needs_packages = system_image_name(wanted.python_version), bool(wanted.package_requirements)
-        row = NewImageRow(image, base, definition.repo_uri, creator, needs_packages, tracing.traceparent())
-
-        async def remembered(conn: Connection) -> CreatedImage:
-            base_id, job = await images.create_on_current_base(
-                conn,
-                image,
-                base=row.base,
-                repository=row.repository,
-                priority=Priority.INTERACTIVE,
-                creator=creator,
-                traceparent=row.traceparent,
-                needs_packages=needs_packages,
-                request=request,
-            )
-            if base_id is None:
-                raise NoCurrentBaseError
-            if job is None:
-                raise NameTakenError
-            return _created(job)
+        trace = tracing.traceparent()
+        row = NewImageRow(image, base, definition.repo_uri, creator, needs_packages, trace, request)
 
         async def with_base(conn: Connection) -> StoredJob:
             base_id = await ensure_system_image(conn, self._config, wanted.python_version)
@@ -149,7 +133,7 @@ class Images:
             return job
 
         try:
-            created = await self._creates.create(row) if request is None else await self._db.write_once(remembered)
+            created = await self._creates.create(row)
         except NoCurrentBaseError:
             created = _created(await self._db.write(with_base))
         except NameTakenError:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psycopg
+
 from image_registry.models import CreatedImage
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
 
 EXPIRED_AT_ONCE = 1_000
+_KEY = "create_requests_pkey"  # one row for each caller and id
 _SQL = load("create_requests.sql")
 
 
@@ -23,6 +26,11 @@ class RequestKey:
 
 class KnownRequestError(Exception):
     """Another create has used this id already, or is using it; the transaction under way must write nothing."""
+
+
+def is_known_request(error: psycopg.Error) -> bool:
+    """Whether a statement failed since another create has used an id of its own already."""
+    return error.diag.constraint_name == _KEY
 
 
 async def remember(conn: Connection, key: RequestKey, created: CreatedImage) -> None:

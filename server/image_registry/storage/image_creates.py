@@ -2,7 +2,7 @@
 
 A lone create waits for nobody, and so does the next of a caller that sends one after the other. With many callers a
 statement leaves when the last one is over and as many creates wait as are expected, or after `PACE` (see `pacing.py`).
-Each caller gets its own answer, and a fault that may be another's is tried again alone.
+Each caller gets its own answer, and what may be another's fault is tried again in halves.
 Names go in order within a statement, so that two of them never wait for each other. Measurements are in
 docs/performance.
 """
@@ -21,9 +21,11 @@ import psycopg
 
 from image_registry import deadline
 from image_registry.errors import RegistryError
-from image_registry.models import CreatedImage, Priority, StoredImage
+from image_registry.models import CreatedImage, Priority
 from image_registry.storage import images
+from image_registry.storage.create_requests import KnownRequestError
 from image_registry.storage.database import Database
+from image_registry.storage.images import NewImageRow
 from image_registry.storage.pacing import Pace
 from image_registry.telemetry import tracing
 
@@ -38,18 +40,6 @@ class NoCurrentBaseError(Exception):
 
 class NameTakenError(Exception):
     """An image of that name is there: nothing was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewImageRow:
-    """A user's image and its first build, as they are to be written on the base of that name."""
-
-    image: StoredImage
-    base: str
-    repository: str
-    creator: str
-    needs_packages: bool
-    traceparent: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,8 +64,8 @@ class ImageCreates:
     async def create(self, row: NewImageRow) -> CreatedImage:
         """Write one; returns when it is committed.
 
-        Raises NoCurrentBaseError, NameTakenError, RegistryError. A caller that is gone before its statement began
-        leaves nothing behind.
+        Raises NoCurrentBaseError, NameTakenError, KnownRequestError, RegistryError. A caller that is gone before its
+        statement began leaves nothing behind.
         """
         waiting = _Waiting(row, deadline.remaining())
         self._gathering.append(waiting)
@@ -86,8 +76,11 @@ class ImageCreates:
         with tracing.span("images.create", kind=tracing.Kind.CLIENT, attributes=attributes) as span:
             try:
                 return await waiting.answer
+            except (NoCurrentBaseError, NameTakenError, KnownRequestError) as error:
+                refused = error  # an answer like any other: the span hasn't failed
             finally:
                 span.link(waiting.statement)
+        raise refused
 
     def _let_leave(self) -> None:
         """Send the statement that is due, or look again when it will be."""
@@ -119,17 +112,26 @@ class ImageCreates:
         await self._write(batch)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Those who still wait, no name twice; who wants a name that another of them wants comes next time."""
-        batch: dict[str, _Waiting] = {}
+        """Those who still wait, no name and no id of a request twice; who comes with another's comes next time."""
+        batch: list[_Waiting] = []
         later: list[_Waiting] = []
+        names: set[str] = set()
+        requests: set[tuple[str, str]] = set()
         while self._gathering and len(batch) < LARGEST_BATCH:
             waiting = self._gathering.popleft()
             if waiting.answer.done():
                 continue
-            if batch.setdefault(waiting.row.image.name, waiting) is not waiting:
+            name, request = waiting.row.image.name, waiting.row.request
+            key = None if request is None else (request.creator, request.request_id)
+            if name in names or key in requests:
                 later.append(waiting)
+                continue
+            batch.append(waiting)
+            names.add(name)
+            if key is not None:
+                requests.add(key)
         self._gathering.extendleft(reversed(later))
-        return list(batch.values())
+        return batch
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         try:
@@ -139,29 +141,20 @@ class ImageCreates:
                 await self._write_several(batch)
         except RegistryError as error:  # the database's state, not one row's fault: the same for all
             _fail(batch, error)
-        except psycopg.Error as error:
+        except (psycopg.Error, KnownRequestError) as error:
             if len(batch) == 1:
                 _fail(batch, error)
-            else:  # nothing was written
-                for waiting in batch:
-                    await self._write([waiting])
+            else:  # nothing was written: whose fault it is is found by halves
+                middle = len(batch) // 2
+                await self._write(batch[:middle])
+                await self._write(batch[middle:])
         except BaseException as error:
             _fail(batch, error if isinstance(error, Exception) else RuntimeError("the server stops"))
             raise
 
     async def _write_one(self, waiting: _Waiting) -> None:
-        row = waiting.row
         base_id, job = await self._db.write_once(
-            lambda conn: images.create_on_current_base(
-                conn,
-                row.image,
-                base=row.base,
-                repository=row.repository,
-                priority=Priority.INTERACTIVE,
-                creator=row.creator,
-                traceparent=row.traceparent,
-                needs_packages=row.needs_packages,
-            )
+            lambda conn: images.create_on_current_base(conn, waiting.row, priority=Priority.INTERACTIVE)
         )
         found = None if job is None else (job.uuid, job.created_at)
         _answer(waiting, has_base=base_id is not None, job=found)
@@ -176,16 +169,8 @@ class ImageCreates:
         span.end()
 
     async def _write_rows(self, batch: Sequence[_Waiting]) -> None:
-        found = await self._db.write_once(
-            lambda conn: images.create_several(
-                conn,
-                [
-                    (w.row.image, w.row.base, w.row.repository, w.row.creator, w.row.needs_packages, w.row.traceparent)
-                    for w in batch
-                ],
-                priority=Priority.INTERACTIVE,
-            )
-        )
+        rows = [waiting.row for waiting in batch]
+        found = await self._db.write_once(lambda conn: images.create_several(conn, rows, priority=Priority.INTERACTIVE))
         for waiting in batch:
             _answer(waiting, *found[waiting.row.image.name])
 

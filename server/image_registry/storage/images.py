@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -12,7 +13,7 @@ from psycopg import errors as pg
 from image_registry import limits
 from image_registry.models import BuildLock, ImageDefinition, Priority, RegistryIdentity, StoredImage, StoredJob
 from image_registry.storage.arrays import ByteaArray, TextArray
-from image_registry.storage.create_requests import KnownRequestError, RequestKey
+from image_registry.storage.create_requests import KnownRequestError, RequestKey, is_known_request
 from image_registry.storage.database import Connection
 from image_registry.storage.findable import keys_of
 from image_registry.storage.queries import load
@@ -22,6 +23,20 @@ from image_registry.telemetry import tracing
 CHANGED_AT_ONCE = 1_000  # images that one statement marks OUTDATED, or gives keys
 NewJob: TypeAlias = tuple[UUID, datetime]  # the public identity of a build, and when it was recorded
 _SQL = load("images.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class NewImageRow:
+    """A user's image and its first build, as they are to be written on the base of that name. With `request` the answer
+    is remembered in the same statement."""
+
+    image: StoredImage
+    base: str
+    repository: str
+    creator: str
+    needs_packages: bool = False
+    traceparent: str = ""
+    request: RequestKey | None = None
 
 
 async def get(conn: Connection, name: str) -> StoredImage | None:
@@ -81,57 +96,52 @@ async def create(
 
 
 async def create_on_current_base(
-    conn: Connection,
-    image: StoredImage,
-    *,
-    base: str,
-    repository: str,
-    priority: Priority,
-    creator: str,
-    needs_packages: bool = False,
-    traceparent: str = "",
-    request: RequestKey | None = None,
+    conn: Connection, new: NewImageRow, *, priority: Priority
 ) -> tuple[int | None, StoredJob | None]:
     """Write a new user's image whose base is there, at the same tag and not FAILED, and its first build job.
 
     One statement, and so a transaction by itself. Returns the base's id and the job; no id: there is no such base;
-    an id without a job: the name is taken. With `request` the answer is remembered in the same statement; raises
-    KnownRequestError for a known one.
+    an id without a job: the name is taken. Raises KnownRequestError for a known `request`.
     """
-    values = _new(image, repository, priority, creator, needs_packages) | {"base": base, "traceparent": traceparent}
+    values = _new(new.image, new.repository, priority, new.creator, new.needs_packages)
+    values |= {"base": new.base, "traceparent": new.traceparent}
     statement = _SQL["create_on_current_base"]
-    if request is not None:
+    if new.request is not None:
         statement = _SQL["create_once_on_current_base"]
-        values |= {"request_id": request.request_id, "fingerprint": request.fingerprint}
+        values |= {"request_id": new.request.request_id, "fingerprint": new.request.fingerprint}
     try:
         row = await (await conn.execute(statement, values)).fetchone()
     except pg.UniqueViolation as error:
-        raise KnownRequestError from error
+        if is_known_request(error):
+            raise KnownRequestError from error
+        raise
     if row is None or row["base_id"] is None:
         return None, None
     return row["base_id"], None if row["id"] is None else to_job(row)
 
 
 async def create_several(
-    conn: Connection, rows: Sequence[tuple[StoredImage, str, str, str, bool, str]], *, priority: Priority
+    conn: Connection, rows: Sequence[NewImageRow], *, priority: Priority
 ) -> dict[str, tuple[bool, NewJob | None]]:
-    """Write new users' images (each with base, repository, creator, whether it needs packages, and traceparent) as
-    `create_on_current_base` does, all in one statement. Each name once, all at one tag of the platform.
+    """Write new users' images as `create_on_current_base` does, all in one statement. Each name once, and each id of a
+    caller's requests, all at one tag of the platform.
 
-    Returns, by name, whether there is such a base, and the job if the name was free.
+    Returns, by name, whether there is such a base, and the job if the name was free. A known request is a
+    psycopg.errors.UniqueViolation, whosever it is: nothing is written.
     """
-    by_name = sorted(rows, key=lambda row: row[0].name)
-    new = [image for image, *_ in by_name]
+    by_name = sorted(rows, key=lambda row: row.image.name)
     values = {
-        "names": TextArray.of([image.name for image in new]),
-        "python_versions": TextArray.of([image.python_version for image in new]),
-        "definitions": ByteaArray.of([image.definition for image in new]),
-        "bases": TextArray.of([base for _, base, *_ in by_name]),
-        "repositories": TextArray.of([repository for _, _, repository, *_ in by_name]),
-        "creators": TextArray.of([creator for _, _, _, creator, *_ in by_name]),
-        "needs_packages": [needs_packages for *_, needs_packages, _ in by_name],
-        "traceparents": TextArray.of([traceparent for *_, traceparent in by_name]),
-        "platform_tag": new[0].platform_tag,
+        "names": TextArray.of([new.image.name for new in by_name]),
+        "python_versions": TextArray.of([new.image.python_version for new in by_name]),
+        "definitions": ByteaArray.of([new.image.definition for new in by_name]),
+        "bases": TextArray.of([new.base for new in by_name]),
+        "repositories": TextArray.of([new.repository for new in by_name]),
+        "creators": TextArray.of([new.creator for new in by_name]),
+        "needs_packages": [new.needs_packages for new in by_name],
+        "traceparents": TextArray.of([new.traceparent for new in by_name]),
+        "request_ids": TextArray.of(["" if new.request is None else new.request.request_id for new in by_name]),
+        "fingerprints": ByteaArray.of([b"" if new.request is None else new.request.fingerprint for new in by_name]),
+        "platform_tag": by_name[0].image.platform_tag,
         "priority": priority,
     }
     cursor = await conn.execute(_SQL["create_several"], values)

@@ -72,13 +72,17 @@ with {new_on_base}, remembered as (
 )
 {base_and_job}
 
--- Many of them; each name once. Names are inserted in order: two such statements never wait for each other.
+-- Many of them, with ids ('': none) or without; each name once, and each id of a caller's. First names are inserted in
+-- order, then ids (the sort is after all names): two such statements never wait for each other.
 -- name: create_several
 with new as (
     select * from unnest(
         %(names)s::text[], %(python_versions)s::text[], %(bases)s::text[], %(repositories)s::text[],
-        %(creators)s::text[], %(needs_packages)s::boolean[], %(traceparents)s::text[], %(definitions)b::bytea[]
-    ) as new (name, python_version, base, repository, creator, needs_packages, traceparent, definition)
+        %(creators)s::text[], %(needs_packages)s::boolean[], %(traceparents)s::text[], %(definitions)b::bytea[],
+        %(request_ids)s::text[], %(fingerprints)b::bytea[]
+    ) as new (
+        name, python_version, base, repository, creator, needs_packages, traceparent, definition, request_id, fingerprint
+    )
 ), base as (
     select id, name from images
     where name = any (%(bases)s::text[]) and platform_tag = %(platform_tag)s and status <> 4
@@ -94,6 +98,11 @@ with new as (
         new.needs_packages, new.traceparent
     from image join new on new.name = image.name
     returning image_name, uuid, created_at
+), remembered as (
+    insert into create_requests (creator, request_id, fingerprint, definition, job_uuid, created_at)
+    select new.creator, new.request_id, new.fingerprint, new.definition, j.uuid, j.created_at
+    from j join new on new.name = j.image_name
+    where new.request_id <> '' order by new.creator collate "C", new.request_id collate "C"
 )
 select new.name, base.id is not null as has_base, j.uuid, j.created_at
 from new left join base on base.name = new.base left join j on j.image_name = new.name

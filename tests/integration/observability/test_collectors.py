@@ -95,8 +95,8 @@ def test_the_end_waits_for_nobody_who_hangs() -> None:
     forever.set()
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-async def test_creates_that_share_a_statement_are_linked_with_it(recorded: bool, dsn: str) -> None:
+@pytest.mark.parametrize(("recorded", "with_ids"), [(True, False), (True, True), (False, False)])
+async def test_creates_that_share_a_statement_are_linked_with_it(recorded: bool, with_ids: bool, dsn: str) -> None:
     """Each call's trace holds a span of its own, its wait included; the statement's span is in none of them."""
     flag = "01" if recorded else "00"
     callers = {f"image-{n}": f"{n + 1:032x}" for n in range(40)}
@@ -107,8 +107,8 @@ async def test_creates_that_share_a_statement_are_linked_with_it(recorded: bool,
 
                 async def create(name: str, trace: str) -> None:
                     wanted = pb.CreateImageRequest(name=name, pip_requirements=[{"name": "numpy"}])
-                    header = ("traceparent", f"00-{trace}-{1:016x}-{flag}")
-                    await service.images.CreateImage(wanted, metadata=[header])
+                    headers = [("traceparent", f"00-{trace}-{1:016x}-{flag}"), ("x-request-id", name)]
+                    await service.images.CreateImage(wanted, metadata=headers[: 1 + with_ids])
 
                 await asyncio.gather(*(create(name, trace) for name, trace in callers.items()))
         spans = list(collector.spans)

@@ -1,6 +1,7 @@
-"""Creates at once: they share statements, and each still has its own answer."""
+"""Creates at once, with ids of their callers' or without: they share statements, and each still has its own answer."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -10,13 +11,27 @@ from grpc import aio
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import jobs_pb2
 
+from image_registry.requirements import system_image_name
 from image_registry.storage import image_creates, images
+from image_registry.storage.create_requests import KnownRequestError, RequestKey
+from image_registry.storage.database import Database
+from tests.fixtures.invariants import check_invariants, rows
+from tests.fixtures.keyed import reason
 from tests.fixtures.refusals import refused
 from tests.fixtures.service import Service
 
 
 def wanted(name: str, python: str = "") -> pb.CreateImageRequest:
     return pb.CreateImageRequest(name=name, python_version=python, pip_requirements=[{"name": "numpy"}])
+
+
+def reasons(ends: list[Any]) -> list[str]:
+    """Why calls were refused, of those that were."""
+    return [reason(end) for end in ends if isinstance(end, aio.AioRpcError)]
+
+
+def identified(service: Service, name: str, request_id: str, **how: Any) -> Any:
+    return service.images.CreateImage(wanted(name), metadata=[("x-request-id", request_id)], **how)
 
 
 @pytest.fixture
@@ -66,17 +81,113 @@ async def test_one_that_the_database_refuses_spoils_no_other(service: Service, d
     assert statements
 
 
-async def test_a_caller_whose_deadline_passed_holds_up_nobody(service: Service, dsn: str) -> None:
-    """A name that another transaction is about to take is waited for; those who share its statement are answered."""
+async def test_creates_with_ids_share_statements_and_each_is_remembered(
+    service: Service, dsn: str, statements: list[int]
+) -> None:
+    await service.create("first")
+    calls = [identified(service, f"image-{n}", f"id-{n}") if n % 3 else service.create(f"image-{n}") for n in range(60)]
+    answers = await asyncio.gather(*calls)
+    assert [answer.image.name for answer in answers] == [f"image-{n}" for n in range(60)]
+    assert sum(statements) > 40, "most went together, whether with an id or not"
+    known = [n for n in range(60) if n % 3]
+    async with await psycopg.AsyncConnection.connect(dsn) as sql:
+        assert await rows(sql, "select count(*) from create_requests") == [(len(known),)]
+    again = await asyncio.gather(*(identified(service, f"image-{n}", f"id-{n}") for n in known))
+    assert again == [answers[n] for n in known]
+    ends = await asyncio.gather(
+        *(identified(service, f"another-{n}", f"id-{n}") for n in known), return_exceptions=True
+    )
+    assert reasons(ends) == ["REQUEST_ID_REUSED"] * len(known)
+    await check_invariants(dsn)
+
+
+async def test_known_ids_among_many_harm_nobody(service: Service, dsn: str, statements: list[int]) -> None:
+    """Neither one whose image is gone, which is answered as it was, nor one that came with another request."""
+    first = await identified(service, "image-3", "id-3")
+    await service.images.DeleteImage(pb.DeleteImageRequest(name="image-3"))
+    await identified(service, "other", "id-7")
+    calls = (identified(service, f"image-{n}", f"id-{n}") for n in range(40))
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [n for n, end in enumerate(ends) if isinstance(end, BaseException)] == [7]
+    assert reasons(ends) == ["REQUEST_ID_REUSED"]
+    assert ends[3] == first
+    assert max(statements) > 1
+    async with await psycopg.AsyncConnection.connect(dsn) as sql:
+        made = await rows(sql, "select name from images where name like 'image-%'")
+    assert sorted(made) == sorted((f"image-{n}",) for n in range(40) if n not in (3, 7))
+    await check_invariants(dsn)
+
+
+async def test_whose_fault_it_is_is_found_by_halves(
+    service: Service, database: Database, statements: list[int]
+) -> None:
+    await identified(service, "other", "id-7")
+    other = await database.read(lambda conn: images.get(conn, "other"))
+    assert other
+    creates, base = image_creates.ImageCreates(database), system_image_name(other.python_version)
+
+    def create(number: int) -> Any:
+        image, request = replace(other, name=f"image-{number}"), RequestKey("", f"id-{number}", bytes(32))
+        return creates.create(images.NewImageRow(image, base, f"oci:/images/{number}", "", request=request))
+
+    ends = await asyncio.gather(*map(create, range(33)), return_exceptions=True)
+    assert [(n, type(end)) for n, end in enumerate(ends) if isinstance(end, Exception)] == [(7, KnownRequestError)]
+    assert statements == [32, 16, 8, 4, 4, 2, 2, 8, 16], "the first goes alone"
+
+
+@pytest.mark.parametrize("same_request", [True, False])
+async def test_ids_twice_at_once_make_one_image_each(
+    service: Service, dsn: str, statements: list[int], same_request: bool
+) -> None:
+    await service.create("first")
+    pairs = [
+        (
+            identified(service, f"image-{n}", f"id-{n}"),
+            identified(service, f"image-{n}" if same_request else f"another-{n}", f"id-{n}"),
+        )
+        for n in range(20)
+    ]
+    ends = await asyncio.gather(*(call for pair in pairs for call in pair), return_exceptions=True)
+    assert statements
+    for one, two in zip(ends[::2], ends[1::2], strict=True):
+        if same_request:
+            assert one == two
+        else:
+            assert reasons([one, two]) == ["REQUEST_ID_REUSED"]
+    async with await psycopg.AsyncConnection.connect(dsn) as sql:
+        assert await rows(sql, "select count(*) from images where role = 2 and name <> 'first'") == [(20,)]
+    await check_invariants(dsn)
+
+
+async def test_another_unique_rule_is_taken_for_no_known_id(service: Service, dsn: str) -> None:
+    await service.create("first")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as sql:
+        await sql.execute("create unique index one_a_creator on images (creator) where name like 'image-%'")
+    answers = await asyncio.gather(
+        *(identified(service, f"image-{n}", f"id-{n}", timeout=20) for n in range(5)), return_exceptions=True
+    )
+    faults = [answer.code() for answer in answers if isinstance(answer, aio.AioRpcError)]
+    assert faults == [grpc.StatusCode.INTERNAL] * 4
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        """insert into images (name, role, status, python_version, platform_tag, definition)
+        values ('image-3', 1, 3, '3.12', 'v1', '')""",
+        """insert into create_requests (creator, request_id, fingerprint, definition, job_uuid)
+        values ('', 'id-3', sha256(''), '', gen_random_uuid())""",
+    ],
+    ids=["name", "id"],
+)
+async def test_a_caller_whose_deadline_passed_holds_up_nobody(service: Service, dsn: str, taken: str) -> None:
+    """What another transaction is about to take is waited for; those who share its statement are answered."""
     await service.create("first")
     async with await psycopg.AsyncConnection.connect(dsn) as sql:
-        await sql.execute(
-            """insert into images (name, role, status, python_version, platform_tag, definition)
-            values ('image-3', 1, 3, '3.12', 'v1', '')"""
-        )
+        await sql.execute(taken)
         calls = [
             asyncio.ensure_future(
-                service.images.CreateImage(wanted(f"image-{number}"), timeout=1 if number == 3 else 60)
+                identified(service, f"image-{number}", f"id-{number}", timeout=1 if number == 3 else 60)
             )
             for number in range(10)
         ]
