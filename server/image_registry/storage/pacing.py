@@ -13,12 +13,15 @@ class Pace:
     """Decides from the last statements. Who comes alone, or one after the other, waits for nobody.
 
     After statements with several callers the next waits until as many are there, as in a closed circle of callers who
-    come again when they have their answers, but at most until `seconds` after the last one left.
+    come again when they have their answers, but no longer after the last one left than that many take to come in, `each`
+    seconds a caller and `longest` in all. So callers at random moments, who are fewer than that, soon wait for nobody
+    again: what they'd spare is needed by a busy server alone.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last_left = -seconds
+    def __init__(self, *, each: float, longest: float) -> None:
+        self._each = each
+        self._longest = longest
+        self._last_left = -longest
         self._expected = 1.0
 
     @property
@@ -35,4 +38,4 @@ class Pace:
         """Seconds until a statement with these callers should leave; 0: now."""
         if callers >= self._expected:
             return 0.0
-        return max(0.0, self._last_left + self._seconds - now)
+        return max(0.0, self._last_left + min(self._longest, self._each * self._expected) - now)

@@ -31,7 +31,9 @@ Row: TypeAlias = tuple[bytes, ...]
 Waiting: TypeAlias = dict[bytes, list["asyncio.Future[Row | None]"]]
 
 LARGEST_BATCH = 64  # keys of one statement
-PACE = 0.004  # seconds from a statement to the next at most, while several callers share them
+# Seconds from a statement to the next while several callers share them: for each of those expected, and at most. The former
+# is somewhat longer than a busy server takes for a call.
+EACH, LONGEST = 0.0003, 0.004
 STATEMENT_SECONDS = 1.0  # longest statement; reads by key take a few milliseconds at most
 ANSWER_SECONDS = 3.0  # after it a silent connection is given up
 _NAME = b"point_read"
@@ -114,7 +116,7 @@ class _Link:
         self._gathering: Waiting = {}
         self._asked: Waiting = {}
         self._callers = 0  # who have come since the last statement left
-        self._pace = Pace(PACE)
+        self._pace = Pace(each=EACH, longest=LONGEST)
         self._soon = False
         self._later: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None

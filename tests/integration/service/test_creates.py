@@ -203,7 +203,8 @@ async def test_who_creates_one_after_the_other_waits_for_nobody(
     monkeypatch: pytest.MonkeyPatch, service: Service, statements: list[int]
 ) -> None:
     await service.create("first")
-    monkeypatch.setattr(image_creates, "PACE", 3600)  # whoever had to wait would do so for ever
+    monkeypatch.setattr(image_creates, "EACH", 3600)  # whoever had to wait would do so for ever
+    monkeypatch.setattr(image_creates, "LONGEST", 3600)
     for number in range(5):
         await service.create(f"image-{number}")
     assert not statements

@@ -138,7 +138,8 @@ async def test_closing_turns_callers_away(dsn: str, things: psycopg.AsyncConnect
 async def test_few_after_many_wait_until_as_many_come(
     monkeypatch: pytest.MonkeyPatch, dsn: str, things: psycopg.AsyncConnection[Any]
 ) -> None:
-    monkeypatch.setattr(point_reads, "PACE", 3600)  # whoever has to wait does so until others come
+    monkeypatch.setattr(point_reads, "EACH", 3600)  # whoever has to wait does so until others come
+    monkeypatch.setattr(point_reads, "LONGEST", 3600)
 
     async with PointReads(dsn, STATEMENT) as reads:
 
