@@ -30,8 +30,8 @@ from image_registry.storage.pacing import Pace
 from image_registry.telemetry import tracing
 
 STATEMENTS = 2  # under way at once: one that waits for a name holds up those who share it, and no others
-# Seconds from a statement to the next while several creates share them: for each of those expected, and at most. The former
-# is somewhat longer than a busy server takes for a create.
+# Seconds from a statement to the next while several creates share them: for each of those expected, and at most. The
+# former is somewhat longer than a busy server takes for a create.
 EACH, LONGEST = 0.001, 0.02
 LARGEST_BATCH = 64  # creates of one statement
 

@@ -31,8 +31,8 @@ Row: TypeAlias = tuple[bytes, ...]
 Waiting: TypeAlias = dict[bytes, list["asyncio.Future[Row | None]"]]
 
 LARGEST_BATCH = 64  # keys of one statement
-# Seconds from a statement to the next while several callers share them: for each of those expected, and at most. The former
-# is somewhat longer than a busy server takes for a call.
+# Seconds from a statement to the next while several callers share them: for each of those expected, and at most. The
+# former is somewhat longer than a busy server takes for a call.
 EACH, LONGEST = 0.0003, 0.004
 STATEMENT_SECONDS = 1.0  # longest statement; reads by key take a few milliseconds at most
 ANSWER_SECONDS = 3.0  # after it a silent connection is given up

@@ -29,8 +29,8 @@ from tests.fixtures.server_process import ServerProcess
 
 REPLICAS = 3
 CALLERS = 3  # of each kind
-# Envoy asks each second in production, and a server says for five that it leaves. Here all of it shares a busy machine, and
-# who has not noticed when the port closes is answered CANCELLED.
+# Envoy asks each second in production, and a server says for five that it leaves. Here all of it shares a busy machine,
+# and who has not noticed when the port closes is answered CANCELLED.
 HEALTH_INTERVAL, SHUTDOWN_DELAY = 0.25, 2.5
 WAIT_SECONDS = 60.0
 UPGRADE_GUIDE = Path(__file__).parents[3] / "docs" / "operations" / "upgrade.md"
