@@ -14,8 +14,8 @@ class Pace:
 
     After statements with several callers the next waits until as many are there, as in a closed circle of callers who
     come again when they have their answers, but no longer after the last one left than that many take to come in,
-    `each` seconds a caller and `longest` in all. So callers at random moments, who are fewer than that, soon wait for nobody
-    again: what they'd spare is needed by a busy server alone.
+    `each` seconds a caller and `longest` in all. So callers at random moments, who are fewer than that, soon wait for
+    nobody again: what they'd spare is needed by a busy server alone.
     """
 
     def __init__(self, *, each: float, longest: float) -> None:
