@@ -1,6 +1,7 @@
-"""A worker brings rows of older releases up to date."""
+"""What a worker does beside building: bitmaps of popular libraries, and what rows of older releases lack."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psycopg
@@ -13,21 +14,34 @@ INSERT = """insert into images (name, role, status, python_version, platform_tag
     select 'image-' || number, 1, 3, '3.12', 'v1', 'old' from generate_series(1, 2500) as number"""
 
 
+async def work_until(done: Callable[[Connection], Awaitable[bool]], database: Database, folder: Path) -> None:
+    settings = make_settings(repository=f"oci:{folder}/images", data_dir=folder)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    worker = asyncio.create_task(work(settings, database, stop=stop, ready=lambda _: ready.set()))
+    async with asyncio.timeout(30):
+        await ready.wait()
+        while not await database.read(done):  # noqa: ASYNC110 (the worker tells nobody)
+            await asyncio.sleep(0.05)
+        stop.set()
+        await worker
+
+
+async def test_a_worker_looks_at_all_libraries_when_it_starts(database: Database, tmp_path: Path) -> None:
+    await work_until(looked_at_all, database, tmp_path)
+
+
+async def looked_at_all(conn: Connection) -> bool:
+    row = await (await conn.execute("select rounds from library_survey")).fetchone()
+    return row is not None and row["rounds"] > 0
+
+
 async def test_definitions_from_before_there_were_keys_get_theirs(database: Database, dsn: str, tmp_path: Path) -> None:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
         await conn.execute("alter table images disable trigger definition_written")
         await conn.execute(INSERT)
         await conn.execute("alter table images enable always trigger definition_written")
     assert not await database.read(all_have_keys)
-    settings = make_settings(repository=f"oci:{tmp_path}/images", data_dir=tmp_path)
-    stop, ready = asyncio.Event(), asyncio.Event()
-    worker = asyncio.create_task(work(settings, database, stop=stop, ready=lambda _: ready.set()))
-    async with asyncio.timeout(30):
-        await ready.wait()
-        while not await database.read(all_have_keys):  # noqa: ASYNC110 (the worker tells nobody)
-            await asyncio.sleep(0.05)
-        stop.set()
-        await worker
+    await work_until(all_have_keys, database, tmp_path)
 
 
 async def all_have_keys(conn: Connection) -> bool:
