@@ -51,7 +51,8 @@ async def pid(conn: Connection) -> int:
 
 
 ACTIVE = """select count(*) from pg_stat_activity
-    where datname = current_database() and pid <> pg_backend_pid() and state = 'active'"""
+    where datname = current_database() and pid <> pg_backend_pid() and state = 'active'
+        and query ~ 'pg_sleep'"""
 
 
 async def sleepers(admin: psycopg.AsyncConnection) -> int:
