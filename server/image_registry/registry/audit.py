@@ -1,4 +1,4 @@
-"""The audit log: a line at once, a row of the append-only table within a fraction of a second."""
+"""The audit log: a line behind the answer, a row of the append-only table within a fraction of a second."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _noted: contextvars.ContextVar[bool] = contextvars.ContextVar("noted", default=F
 class AuditTrail:
     """Takes entries without making calls wait: rows are written together, by one task.
 
-    A crash of the process loses the rows of the last `INTERVAL` seconds, not their lines.
+    A crash of the process loses the rows of the last `INTERVAL` seconds, and lines of answers that left just then.
     """
 
     def __init__(self, db: Database) -> None:

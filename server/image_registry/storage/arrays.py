@@ -12,7 +12,7 @@ from psycopg.pq import Format
 _BYTEA_OID, _TEXT_OID = 17, 25
 _BYTEA_ARRAY_OID, _TEXT_ARRAY_OID = 1001, 1009
 _HEADER = struct.Struct("!5i")  # dimensions, has nulls, type of elements, length, lower bound (array_send in Postgres)
-_EMPTY = struct.pack("!3i", 0, 0, _TEXT_OID)
+_EMPTY = struct.Struct("!3i")  # the same without a dimension
 _LENGTH = struct.Struct("!i")
 
 
@@ -37,7 +37,7 @@ class ByteaArray(bytes):
 def encoded(values: Collection[bytes], element: int = _TEXT_OID) -> bytes:
     """A one-dimensional array without nulls; `element` is the OID of its elements' type."""
     if not values:
-        return _EMPTY
+        return _EMPTY.pack(0, 0, element)
     parts = [_HEADER.pack(1, 0, element, len(values), 1)]
     for value in values:
         parts += (_LENGTH.pack(len(value)), value)

@@ -165,11 +165,12 @@ class _Link:
             self._later = None
         if self._asked or self.broken.is_set():
             return
-        self._asked = self._next_batch()
+        while self._gathering and not self._asked:  # of as many as a batch holds, all may have given up
+            self._asked = self._next_batch()
+        callers, self._callers = self._callers, sum(map(len, self._gathering.values()))
         if not self._asked:
             return
-        self._pace.left(self._callers, self._loop.time())
-        self._callers = sum(map(len, self._gathering.values()))
+        self._pace.left(callers, self._loop.time())
         try:
             self._connection.send_query_prepared(
                 _NAME, [arrays.encoded(self._asked)], param_formats=[_BINARY], result_format=_BINARY

@@ -162,3 +162,11 @@ async def test_few_after_many_wait_no_longer_than_the_pace(reads: PointReads) ->
     async with asyncio.timeout(5):
         for number in range(1, 40):
             assert value(await reads.fetch(f"thing-{number}")) == number
+
+
+async def test_who_comes_behind_many_that_gave_up_is_answered(reads: PointReads) -> None:
+    callers = [asyncio.ensure_future(reads.fetch(f"thing-{n}")) for n in range(1, 2 * LARGEST_BATCH)]
+    for caller in callers[:-1]:
+        caller.cancel()
+    async with asyncio.timeout(5):
+        assert value(await callers[-1]) == 2 * LARGEST_BATCH - 1
