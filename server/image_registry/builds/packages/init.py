@@ -15,12 +15,13 @@ Standard output, a line of JSON each:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
 import os
 import resource
-import selectors
+import select
 import signal
 import socket
 import struct
@@ -41,7 +42,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _ROOT = "/tmp"  # noqa: S108 (a mount point in a mount namespace of our own)
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _LONGEST_LINE = 4096
-_LAST_WORDS = 1.0  # seconds that what is left in a pipe is read for after its process has ended
+_LAST_WORDS = 1.0  # seconds that what a program left running may go on for
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/tmp",  # noqa: S108 (as above)
@@ -79,7 +80,7 @@ def main() -> NoReturn:
         _make_root(instructions["nameserver"])
         _raise_rules(instructions["rules"])
         _choose_storage()
-        code = _run(instructions["steps"])
+        code = _run(instructions["steps"], instructions["output"])
     except OSError as error:
         _say({"line": f"the sandbox can't be made: {error}"})
         code = 125
@@ -177,58 +178,80 @@ def _raise_rules(rules: str) -> None:
             raise OSError(f"nft refuses the rules: {done.stderr.strip()}")
 
 
-def _run(steps: list[dict[str, Any]]) -> int:
+def _run(steps: list[dict[str, Any]], output: str) -> int:
     for step in steps:
-        code = _run_step(step)
+        code = _run_step(step, output)
         _say({"step": step["name"], "code": code})
         if code:
             return code
     return 0
 
 
-def _run_step(step: dict[str, Any]) -> int:
-    """Run a program to its end, and end whatever it leaves running."""
+def _run_step(step: dict[str, Any], output: str) -> int:
+    """Run a program to its end, and end whatever it leaves running. All that they print is reported."""
+    pipe, end = _named_pipe(output)
     process = subprocess.Popen(
         step["argv"],
         env=_ENVIRONMENT,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=end,
         stderr=subprocess.STDOUT,
         preexec_fn=_leave_network if step["offline"] else None,  # noqa: PLW1509 (there is a single thread)
     )
-    if process.stdout is None:
-        raise OSError("no pipe")
-    _pass_on(process, process.stdout.fileno())
+    os.close(end)
+    words = _Words(pipe)
+    last_words = 0.0
+    while not words.over and not (last_words and time.monotonic() > last_words):
+        words.pass_on(0.1)
+        if not last_words and process.poll() is not None:
+            last_words = time.monotonic() + _LAST_WORDS
     code = process.wait()
-    try:
+    _end_all_others()
+    while not words.over:  # nobody is left who could hold the pipe open
+        words.pass_on(None)
+    os.close(pipe)
+    return code & 0xFF
+
+
+def _named_pipe(path: str) -> tuple[int, int]:
+    """Make a pipe that can be written to by its name, too; returns its two ends."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    os.mkfifo(path, 0o600)
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return pipe, os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _end_all_others() -> None:
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(-1, signal.SIGKILL)
         while True:
             os.waitpid(-1, 0)
-    except (ProcessLookupError, ChildProcessError):
-        return code & 0xFF
 
 
-def _pass_on(process: subprocess.Popen[bytes], pipe: int) -> None:
-    """Report what a program prints until it has ended; what it left running may hold the pipe open for ever."""
-    pending = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        last_words = 0.0
-        while not last_words or time.monotonic() < last_words:
-            if selector.select(0.1):
-                chunk = os.read(pipe, 65536)
-                if not chunk:
-                    break
-                *lines, pending = (pending + chunk).split(b"\n")
-                for line in lines:
-                    _report(line)
-                if len(pending) > _LONGEST_LINE:
-                    _report(pending)
-                    pending = b""
-            if not last_words and process.poll() is not None:
-                last_words = time.monotonic() + _LAST_WORDS
-    if pending:
-        _report(pending)
+class _Words:
+    """Reports what comes out of a pipe; `over`: everybody has closed it."""
+
+    def __init__(self, pipe: int) -> None:
+        self.over = False
+        self._pipe = pipe
+        self._pending = b""
+
+    def pass_on(self, seconds: float | None) -> None:
+        """Wait for more, so many seconds at most, and report it."""
+        if not select.select([self._pipe], [], [], seconds)[0]:
+            return
+        try:
+            chunk = os.read(self._pipe, 65536)
+        except BlockingIOError:  # a script read it
+            return
+        self.over = not chunk
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
+        for line in lines:
+            _report(line)
+        if self.over or len(self._pending) > _LONGEST_LINE:
+            _report(self._pending)
+            self._pending = b""
 
 
 def _report(line: bytes) -> None:

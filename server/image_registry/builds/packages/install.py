@@ -33,6 +33,7 @@ from image_registry.builds.packages.control_group import group_name
 from image_registry.builds.packages.identities import remove_tree
 from image_registry.builds.packages.managers import Recipe, cause, container_environment, recipe
 from image_registry.builds.packages.sandbox import (
+    OUTPUT,
     OutOfDiskError,
     OutOfMemoryError,
     OutOfTimeError,
@@ -56,6 +57,9 @@ _NEEDLESS = (
     "CAP_NET_BIND_SERVICE",
     "CAP_KILL",
 )  # of the capabilities that containers have by default
+# The engine ends with the command without waiting for what it has still to pass on (`chroot/run_common.go` of buildah
+# 1.28 and 1.44): the command passes it by. A container has the sandbox's /dev, read-only.
+_PAST_THE_ENGINE = ("sh", "-c", f'exec "$@" > {OUTPUT} 2>&1', "sh")
 _NO_SERVICES = "#!/bin/sh\nexit 101\n"  # invoke-rc.d(8): starting is forbidden
 
 
@@ -189,7 +193,7 @@ class _Installation:
             ),
             *(part for volume in volumes for part in ("--volume", volume)),
         ]
-        return (*_ENGINE, "run", *options, _CONTAINER, "--", *command)
+        return (*_ENGINE, "run", *options, _CONTAINER, "--", *_PAST_THE_ENGINE, *command)
 
     def _changes(self) -> Path:
         """The archive of the layer that the engine made on top of the base's. Raises InvalidImageError."""

@@ -20,6 +20,8 @@ from image_registry.builds.packages.network import NAMESERVER, NoNetworkError, n
 from image_registry.builds.packages.wanted import Confinement
 from image_registry.builds.processes import die_with_parent
 
+OUTPUT = "/dev/output"
+"""Where a step's output goes, for those of its processes whose own doesn't get there."""
 _INIT = Path(__file__).with_name("init.py")
 _NOT_MADE = 125  # what init.py ends with when it can't even begin
 _LOOK_SECONDS = 1.0
@@ -144,6 +146,7 @@ class Sandbox:
             "folder": str(self._folder),
             "network": has_network,
             "rules": rules(self._confinement) if has_network else "",
+            "output": OUTPUT,
             "nameserver": NAMESERVER if has_network else Path("/etc/resolv.conf").read_text(encoding="utf-8"),
             "steps": [{"name": step.name, "argv": list(step.argv), "offline": step.offline} for step in steps],
         }
