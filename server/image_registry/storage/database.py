@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
+from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
@@ -26,10 +27,57 @@ log = logging.getLogger(__name__)
 
 
 class Connection(psycopg.AsyncConnection[DictRow]):
-    """A pooled connection. `bound` is its statement timeout (ms), `generation` the pool's when it was made."""
+    """A pooled connection. `bound` is its statement timeout (ms), `generation` the pool's when it was made.
+
+    psycopg cancels the statement whose caller is cancelled, once. A request that overtakes the statement on its way to
+    the backend is lost there: here it is made again until the statement has ended.
+    """
 
     bound: int = 0
     generation: int = 0
+    _canceller: _Canceller | None = None
+
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109 (as psycopg has it)
+        """Cancel what is under way, and go on doing so until it has ended."""
+        await super().cancel_safe(timeout=timeout)
+        if self._canceller is None:
+            self._canceller = _Canceller(super().cancel_safe)
+
+    async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:  # noqa: ASYNC109
+        """Wait for an answer, and for the end of requests to cancel: one on its way could hit the next statement."""
+        try:
+            return await super().wait(gen, interval, timeout)
+        finally:
+            if self._canceller is not None:
+                canceller, self._canceller = self._canceller, None
+                try:
+                    await canceller.end()
+                except BaseException:
+                    await self.close()
+                    raise
+
+
+class _Canceller:
+    """Does `cancel` every CANCEL_INTERVAL until its end, which waits for the one under way."""
+
+    def __init__(self, cancel: Callable[[], Awaitable[None]]) -> None:
+        self._cancel = cancel
+        self._over = asyncio.Event()
+        self._task = asyncio.create_task(self._insist(), context=Context())
+
+    async def end(self) -> None:
+        """No request is on its way afterwards, and none follows."""
+        self._over.set()
+        await self._task
+
+    async def _insist(self) -> None:
+        while not self._over.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CANCEL_INTERVAL):
+                    await self._over.wait()
+                    return
+            with suppress(psycopg.OperationalError):  # psycopg gives the connection up after some seconds
+                await self._cancel()
 
 
 T = TypeVar("T")
@@ -40,6 +88,7 @@ RETRY_AFTER = 1.0  # seconds, in RetryInfo
 WAITING_PER_CONNECTION = 64  # calls that may queue for one connection before more are turned away
 SHORTEST_TIMEOUT = 50  # milliseconds; deadlines below it cancel the statement by themselves
 PING_SECONDS = 3.0
+CANCEL_INTERVAL = 0.1  # seconds after which a statement that is to end is cancelled again
 ANNOUNCE_INTERVAL = 0.02  # seconds that announcements are gathered for
 # A peer that vanished without a word is noticed after some 15 seconds.
 KEEPALIVE: dict[str, Any] = {

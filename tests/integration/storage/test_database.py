@@ -125,19 +125,6 @@ async def test_timeouts_are_few(dsn: str, left: float | None, bound: str) -> Non
         assert await asyncio.create_task(bounded(db)) == bound
 
 
-async def test_a_cancelled_call_cancels_its_statement(dsn: str, admin: psycopg.AsyncConnection) -> None:
-    async with pool(dsn) as db:
-        task = asyncio.create_task(db.write(sleep(30)))
-        await until(admin, ACTIVE)
-        task.cancel()
-        await asyncio.wait([task], timeout=5)
-        assert task.cancelled()
-        async with asyncio.timeout(10):  # of the statement's 30 seconds
-            while await sleepers(admin):  # noqa: ASYNC110 (a poll is as good here)
-                await asyncio.sleep(0.02)
-        assert await db.read(answer) == 42
-
-
 async def test_an_exhausted_pool_answers_in_time(dsn: str) -> None:
     async with pool(dsn, size=1, wait=0.2) as db:
         holder = asyncio.create_task(db.read(sleep(30)))
