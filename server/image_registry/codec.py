@@ -35,25 +35,22 @@ _STATUS_FIELDS: dict[int, bytes] = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _IMAGE_TAG = bytes([1 << 3 | 2])  # a field with a length: `image` of GetImageResponse and CreateImageResponse
 _JOB_TAG = bytes([pb.CreateImageResponse.JOB_FIELD_NUMBER << 3 | 2])
+_NEW_JOB = jobs_pb2.JobMetadata(
+    job_type=jobs_pb2.JOB_TYPE_IMAGE_BUILDER,
+    status=job_status_pb2.JOB_STATUS_REQUESTED,
+    termination_reason=jobs_pb2.TERMINATION_REASON_NOT_TERMINATED,
+).SerializeToString()
 _IMAGES_TAG = bytes([pb.ListImagesResponse.IMAGES_FIELD_NUMBER << 3 | 2])
 
 
 def encode_definition(definition: ImageDefinition) -> bytes:
     """The definition as an encoded ManagedImage without status and children."""
-    return _Image(
+    head = _Image(
         name=definition.name,
         rime_tag=definition.platform_tag,
         repo_uri=definition.repo_uri,
         role_type=_Image.RoleType.ValueType(definition.role),
         python_version=definition.python_version,
-        base_image=pb.ImageReference(
-            name=definition.base_image.name,
-            reference_type=pb.ImageReference.ReferenceType.ValueType(definition.base_image.reference_type),
-        ),
-        pip_requirements=[
-            _Image.PipRequirement(name=r.name, version_specifier=r.version_specifier)
-            for r in definition.pip_requirements
-        ],
         package_requirements=[
             _Image.PackageRequirement(
                 name=r.name, version_specifier=r.version, package_type=_Image.PackageType.ValueType(r.package_type)
@@ -62,6 +59,22 @@ def encode_definition(definition: ImageDefinition) -> bytes:
         ],
         pip_libraries=[_Image.PipLibrary(name=x.name, version=x.version) for x in definition.pip_libraries],
     ).SerializeToString(deterministic=True)
+    base = _encode_base(definition.base_image)
+    return b"".join((head, base, *map(_encode_requirement, definition.pip_requirements)))
+
+
+@lru_cache(64)
+def _encode_base(base: ImageReference) -> bytes:
+    """`base_image`, as it stands in an encoded ManagedImage."""
+    kind = pb.ImageReference.ReferenceType.ValueType(base.reference_type)
+    return _Image(base_image=pb.ImageReference(name=base.name, reference_type=kind)).SerializeToString()
+
+
+@lru_cache(2048)  # the same few are sent again and again
+def _encode_requirement(requirement: PipRequirement) -> bytes:
+    """One entry of `pip_requirements`, as it stands in an encoded ManagedImage."""
+    name, specifier = requirement
+    return _Image(pip_requirements=[_Image.PipRequirement(name=name, version_specifier=specifier)]).SerializeToString()
 
 
 def decode_definition(encoded: bytes) -> ImageDefinition:
@@ -118,13 +131,8 @@ def encode_list_response(images: Sequence[bytes], next_page_token: str) -> bytes
 def encode_created(created: CreatedImage) -> bytes:
     """An encoded CreateImageResponse, made as `encode_get_response` does."""
     image = created.definition + _STATUS_FIELDS[ImageStatus.BUILDING_FIRST_TIME]
-    job = jobs_pb2.JobMetadata(
-        job_id=str(created.job_uuid),
-        job_type=jobs_pb2.JOB_TYPE_IMAGE_BUILDER,
-        status=job_status_pb2.JOB_STATUS_REQUESTED,
-        termination_reason=jobs_pb2.TERMINATION_REASON_NOT_TERMINATED,
-        creation_time=_timestamp(created.created_at),
-    ).SerializeToString()
+    moment = _timestamp(created.created_at)
+    job = _NEW_JOB + jobs_pb2.JobMetadata(job_id=str(created.job_uuid), creation_time=moment).SerializeToString()
     return b"".join((_IMAGE_TAG, _varint(len(image)), image, _JOB_TAG, _varint(len(job)), job))
 
 

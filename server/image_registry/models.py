@@ -94,8 +94,7 @@ class Role(Enum):
     SYSTEM = "system"
 
 
-@dataclass(frozen=True, slots=True)
-class PipRequirement:
+class PipRequirement(NamedTuple):
     """A library to install: distribution name with optional extras, and a PEP 440 specifier ('' is any version)."""
 
     name: str
@@ -119,8 +118,7 @@ class PipLibrary:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class ImageReference:
+class ImageReference(NamedTuple):
     """Another image by name and the kind of place where it lives."""
 
     name: str

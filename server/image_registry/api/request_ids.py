@@ -9,7 +9,7 @@ from typing import Any
 
 from grpc import aio
 
-from image_registry.registry.keys import SECRET_PART
+from image_registry.registry.keys import without_secrets
 from image_registry.telemetry import fields
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -34,7 +34,7 @@ def request_id(context: aio.ServicerContext[Any, Any]) -> str:
 
 def _is_well_formed(sent: str | bytes) -> bool:
     """Whether it can stand anywhere: short, printable, and no key in the wrong place."""
-    return isinstance(sent, str) and _WELL_FORMED.fullmatch(sent) is not None and not SECRET_PART.search(sent)
+    return isinstance(sent, str) and _WELL_FORMED.fullmatch(sent) is not None and without_secrets(sent) == sent
 
 
 def callers_request_ids(metadata: Iterable[tuple[str, str | bytes]]) -> list[str]:

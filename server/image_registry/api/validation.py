@@ -43,17 +43,21 @@ class Faults:
         if description is not None:
             self.found.append(Fault(field, description))
 
-    def add_if_repeated(self, field: str, key: str, seen: dict[str, str], shown: str) -> None:
-        """Note a second entry with the `key` of an earlier one; `seen` maps keys to fields."""
-        first = seen.setdefault(key, field)
-        if first != field:
-            self.add(field, f"names {shown} again, which {first} names already: keep one of the two")
+    def add_if_repeated(self, field: str, number: int, key: str, seen: dict[str, int], shown: str) -> None:
+        """Note a second entry with the `key` of an earlier one. `field` names both, with {} for an entry's number;
+        `seen` maps keys to those numbers."""
+        first = seen.setdefault(key, number)
+        if first != number:
+            self.add(
+                field.format(number),
+                f"names {shown} again, which {field.format(first)} names already: keep one of the two",
+            )
 
     def bounded(self, field: str, items: Sequence[T], limit: int) -> list[T]:
         """The items, of which too many are a fault; those beyond the limit aren't looked at."""
         if len(items) > limit:
             self.add(field, f"must hold at most {limit} entries")
-        return list(items[:limit])
+        return list(items) if len(items) <= limit else list(items[:limit])
 
     def stop(self) -> None:
         """Raises RegistryError INVALID_REQUEST with every fault, if there is one."""
@@ -153,7 +157,7 @@ def reported_libraries(request: pb.UpdateBuildInfoRequest) -> tuple[PipLibrary, 
     """The libraries of a reported build. Raises RegistryError INVALID_REQUEST with every fault, also the name's."""
     faults = Faults()
     faults.add("name", rules.text_fault(request.name) if request.name else "must name an image")
-    seen: dict[str, str] = {}
+    seen: dict[str, int] = {}
     libraries = faults.bounded("pipLibraries", request.pip_libraries, limits.REPORTED_LIBRARIES)
     for number, library in enumerate(libraries):
         where = f"pipLibraries[{number}]"
@@ -162,27 +166,28 @@ def reported_libraries(request: pb.UpdateBuildInfoRequest) -> tuple[PipLibrary, 
         version_fault = rules.text_fault(library.version) if library.version else "must be what pip list shows"
         faults.add(f"{where}.version", version_fault)
         if name_fault is None:
-            faults.add_if_repeated(f"{where}.name", rules.library_key(library.name), seen, library.name)
+            key = rules.library_key(library.name)
+            faults.add_if_repeated("pipLibraries[{}].name", number, key, seen, library.name)
     faults.stop()
     return tuple(PipLibrary(library.name, library.version) for library in libraries)
 
 
 def _pip_requirements(request: _WithRequirements, faults: Faults) -> list[PipRequirement]:
     wanted = faults.bounded("pipRequirements", request.pip_requirements, limits.REQUIREMENTS)
-    seen: dict[str, str] = {}
+    seen: dict[str, int] = {}
     found: list[PipRequirement] = []
     for number, one in enumerate(wanted):
         name, specifier = one.name, one.version_specifier
         kept = len(name) <= limits.FIELD and len(specifier) <= limits.FIELD
         requirement, name_fault, specifier_fault, key = (_judge if kept else _judge.__wrapped__)(name, specifier)
         found.append(requirement)
-        field = f"pipRequirements[{number}].name"
-        if name_fault is None and specifier_fault is None and seen.setdefault(key, field) is field:
+        if name_fault is None and specifier_fault is None and seen.setdefault(key, number) == number:
             continue
-        faults.add(field, name_fault)
+        faults.add(f"pipRequirements[{number}].name", name_fault)
         faults.add(f"pipRequirements[{number}].versionSpecifier", specifier_fault)
         if name_fault is None:
-            faults.add_if_repeated(field, key, seen, name.partition("[")[0].strip())
+            shown = name.partition("[")[0].strip()
+            faults.add_if_repeated("pipRequirements[{}].name", number, key, seen, shown)
     return found
 
 
@@ -198,7 +203,7 @@ def _package_requirements(
     request: _WithRequirements, accepted: PackageType, faults: Faults
 ) -> list[PackageRequirement]:
     wanted = faults.bounded("packageRequirements", request.package_requirements, limits.REQUIREMENTS)
-    seen: dict[str, str] = {}
+    seen: dict[str, int] = {}
     for number, one in enumerate(wanted):
         where = f"packageRequirements[{number}]"
         number_of_type = int(one.package_type)  # enums are open: any number can come
@@ -212,5 +217,5 @@ def _package_requirements(
                 f"must be PACKAGE_TYPE_{accepted.name}: the base images of this deployment take no other",
             )
         if name_fault is None:
-            faults.add_if_repeated(f"{where}.name", one.name, seen, one.name)
+            faults.add_if_repeated("packageRequirements[{}].name", number, one.name, seen, one.name)
     return [PackageRequirement(one.name, one.version_specifier, accepted) for one in wanted]

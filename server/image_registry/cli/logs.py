@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TextIO
 
-from image_registry.registry.keys import SECRET_PART
+from image_registry.registry.keys import without_secrets
 from image_registry.telemetry import fields, tracing
 
 _SHOWN = frozenset({"request_id", "caller", "via", "job", "image", "attempt"})  # on the console; JSON has all fields
@@ -36,14 +38,22 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """A line of text; what identifies the call or job stands at its end."""
+    """A line of text: time of day, level, logger, message; what identifies the call or job stands at its end."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
+        text, newline, rest = record.getMessage().partition("\n")
         known = {**fields.bound(), **getattr(record, "fields", {})}
-        named = " ".join(f"{name}={value}" for name, value in known.items() if name in _SHOWN and value != "")
-        text, newline, rest = super().format(record).partition("\n")
-        return f"{text}  [{named}]{newline}{rest}" if named else f"{text}{newline}{rest}"
+        named = " ".join([f"{name}={value}" for name, value in known.items() if name in _SHOWN and value != ""])
+        end = f"  [{named}]" if named else ""
+        trace = "\n" + self.formatException(record.exc_info) if record.exc_info else ""
+        time_of_day = _time_of_day(int(record.created))
+        return f"{time_of_day} {record.levelname:<7} {record.name}: {text}{end}{newline}{rest}{trace}"
+
+
+@lru_cache(2)
+def _time_of_day(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
 
 
 class CarefulHandler(logging.StreamHandler[TextIO]):
@@ -51,7 +61,7 @@ class CarefulHandler(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text, without secrets."""
-        return SECRET_PART.sub("…", super().format(record))
+        return without_secrets(super().format(record))
 
 
 def set_up_logging(form: str) -> None:
@@ -60,7 +70,7 @@ def set_up_logging(form: str) -> None:
     if form == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(ConsoleFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+        handler.setFormatter(ConsoleFormatter())
     # No line says where in the code it was written, nor by which thread or process: finding out costs half a line.
     logging._srcfile = None  # noqa: SLF001 (as the logging HOWTO, "Optimization", has it)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

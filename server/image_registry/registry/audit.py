@@ -9,13 +9,15 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from image_registry.errors import RegistryError
 from image_registry.registry.caller import Caller
-from image_registry.registry.keys import SECRET_PART
+from image_registry.registry.keys import without_secrets
 from image_registry.storage import audit
 from image_registry.storage.audit import AuditEntry
 from image_registry.storage.database import Database
+from image_registry.telemetry import lines
 from image_registry.telemetry.catalogue import AUDIT_LOST
 
 log = logging.getLogger("image_registry.audit")
@@ -27,6 +29,28 @@ _LONGEST = 256  # characters of a target or a request's id
 _noted: contextvars.ContextVar[bool] = contextvars.ContextVar("noted", default=False)
 
 
+class _Note(NamedTuple):
+    context: contextvars.Context  # the call's, with what its lines say
+    at: datetime
+    caller: Caller
+    what: str
+    target: str
+    result: str
+    request_id: str
+    further: Mapping[str, str | float]
+
+    def entry(self) -> AuditEntry:
+        return AuditEntry(
+            at=self.at,
+            who=self.caller.identity,
+            role=self.caller.role.value if self.caller.role else "",
+            what=self.what,
+            target=_plain(self.target),
+            result=self.result,
+            request_id=_plain(self.request_id),
+        )
+
+
 class AuditTrail:
     """Takes entries without making calls wait: rows are written together, by one task.
 
@@ -36,7 +60,7 @@ class AuditTrail:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._waiting: deque[AuditEntry] = deque(maxlen=KEPT)
-        self._unsaid: list[tuple[contextvars.Context, str]] = []
+        self._notes: list[_Note] = []
         self._something = asyncio.Event()
         self._writer = asyncio.get_running_loop().create_task(self._write_forever(), context=contextvars.Context())
 
@@ -55,34 +79,28 @@ class AuditTrail:
 
         What is `further` known of the call stands in the line alone.
         """
-        entry = AuditEntry(
-            at=datetime.now(UTC),
-            who=caller.identity,
-            role=caller.role.value if caller.role else "",
-            what=what,
-            target=_plain(target),
-            result=result,
-            request_id=_plain(request_id),
-        )
         _noted.set(True)
-        self._unsaid.append((contextvars.copy_context(), as_line(entry, further)))
-        if len(self._unsaid) == 1:
-            asyncio.get_running_loop().call_soon(self._say)  # behind the answers that are about to leave
-        if len(self._waiting) == KEPT:
-            AUDIT_LOST.add()
-            log.error("the audit table falls behind: an entry is in the log alone")
-        self._waiting.append(entry)
-        self._something.set()
+        context = contextvars.copy_context()
+        self._notes.append(_Note(context, datetime.now(UTC), caller, what, target, result, request_id, further))
+        if len(self._notes) == 1:
+            asyncio.get_running_loop().call_soon(self._take)  # behind the answers that are about to leave
 
-    def _say(self) -> None:
-        """Write the lines."""
-        unsaid, self._unsaid = self._unsaid, []
-        for context, line in unsaid:
-            context.run(log.info, "%s", line)
+    def _take(self) -> None:
+        """Write the lines of what was noted, and have the rows written."""
+        notes, self._notes = self._notes, []
+        with lines.together():
+            for note in notes:
+                entry = note.entry()
+                note.context.run(log.info, "%s", as_line(entry, note.further))
+                if len(self._waiting) == KEPT:
+                    AUDIT_LOST.add()
+                    log.error("the audit table falls behind: an entry is in the log alone")
+                self._waiting.append(entry)
+        self._something.set()
 
     async def close(self) -> None:
         """Write what waits, and end."""
-        self._say()
+        self._take()
         self._writer.cancel()
         await asyncio.gather(self._writer, return_exceptions=True)
         try:
@@ -133,7 +151,7 @@ def as_line(entry: AuditEntry, further: Mapping[str, str | float]) -> str:
 
 
 def _plain(text: str) -> str:
-    text = SECRET_PART.sub("…", text[: 2 * _LONGEST])  # a key in the wrong place is not for the log either
+    text = without_secrets(text[: 2 * _LONGEST])  # a key in the wrong place is not for the log either
     short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
     if short.isprintable():
         return short

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from image_registry.codec import decode_definition, encode_definition
 from image_registry.errors import Reason, RegistryError, Resource, image_not_found
@@ -30,7 +30,6 @@ from image_registry.models import (
 from image_registry.registry import caller
 from image_registry.registry.platform import PlatformConfig, ensure_system_image
 from image_registry.registry.quotas import Quotas
-from image_registry.requirements import system_image_name
 from image_registry.storage import create_requests, image_pages, images, jobs
 from image_registry.storage.create_requests import KnownRequestError, RequestKey
 from image_registry.storage.database import Connection, Database
@@ -100,31 +99,28 @@ class Images:
         else together with that one's creation or rebuild."""
         await self._quotas.check(creator)
         definition = self._config.user_definition(wanted)
-        image = StoredImage(
-            id=0,
+        row = NewImageRow(
             name=wanted.name,
-            role=RoleType.USER_DEFINED,
-            status=ImageStatus.BUILDING_FIRST_TIME,
             python_version=wanted.python_version,
             platform_tag=self._config.tag,
-            base_image_id=None,
             definition=encode_definition(definition),
+            base=definition.base_image.name,
+            repository=definition.repo_uri,
+            creator=creator,
+            needs_packages=bool(wanted.package_requirements),
+            traceparent=tracing.traceparent(),
+            request=request,
         )
-
-        base, needs_packages = system_image_name(wanted.python_version), bool(wanted.package_requirements)
-        trace = tracing.traceparent()
-        row = NewImageRow(image, base, definition.repo_uri, creator, needs_packages, trace, request)
 
         async def with_base(conn: Connection) -> StoredJob:
             base_id = await ensure_system_image(conn, self._config, wanted.python_version)
-            on_base = replace(image, base_image_id=base_id)
             job = await images.create(
                 conn,
-                on_base,
-                repository=definition.repo_uri,
+                _first_state(row, base_id),
+                repository=row.repository,
                 priority=Priority.INTERACTIVE,
                 creator=creator,
-                needs_packages=needs_packages,
+                needs_packages=row.needs_packages,
             )
             if job is None:  # to be raised in here: the system image isn't made for nothing either
                 raise _already_exists(wanted.name)
@@ -204,6 +200,19 @@ async def _cancel_build(conn: Connection, image_id: int) -> None:
     await jobs.request_cancel(conn, job)
     if job.status in CLAIMABLE:
         await jobs.finish(conn, job, JobStatus.CANCELLED, TerminationReason.COMPLETED, "cancelled: image deleted")
+
+
+def _first_state(row: NewImageRow, base_id: int) -> StoredImage:
+    return StoredImage(
+        id=0,
+        name=row.name,
+        role=RoleType.USER_DEFINED,
+        status=ImageStatus.BUILDING_FIRST_TIME,
+        python_version=row.python_version,
+        platform_tag=row.platform_tag,
+        base_image_id=base_id,
+        definition=row.definition,
+    )
 
 
 def _created(job: StoredJob) -> CreatedImage:

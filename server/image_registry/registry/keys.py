@@ -37,7 +37,7 @@ NAME_LIMIT = 100  # characters
 _PREFIX = re.compile(r"imgreg_[0-9a-f]{8}", re.ASCII)
 _KEY = re.compile(r"(?P<prefix>imgreg_[0-9a-f]{8})_[0-9a-f]{64}", re.ASCII)
 _NO_HASH = bytes(32)
-SECRET_PART = re.compile(r"(?<=imgreg_[0-9a-f]{8}_)[0-9a-f]{4,}", re.ASCII | re.IGNORECASE)  # of a key in some text
+_SECRET_PART = re.compile(r"(?<=imgreg_[0-9a-f]{8}_)[0-9a-f]{4,}", re.ASCII | re.IGNORECASE)  # of a key in some text
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,11 @@ class Keys:
             return key
 
         return work
+
+
+def without_secrets(text: str) -> str:
+    """A text that may hold keys in whatever place and case: their prefixes stay, the secret parts go."""
+    return _SECRET_PART.sub("…", text) if "imgreg_" in text.lower() else text
 
 
 class KeyRing:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import NamedTuple
 
-from image_registry.storage.arrays import TextArray
+from image_registry.storage.arrays import TextArray, TimestampArray
 from image_registry.storage.database import Connection
 from image_registry.storage.queries import load
 
 _SQL = load("audit.sql")
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
+class AuditEntry(NamedTuple):
     """Who did what to which target, when, and what came of it (`OK` or an error's reason). Never holds a secret.
 
     `who` is a key's prefix, a certificate's name, an operator of the command line, or '' where callers aren't checked.
@@ -29,12 +28,8 @@ class AuditEntry:
     request_id: str
 
 
-_COLUMNS = tuple(field.name for field in fields(AuditEntry))
-
-
 async def insert(conn: Connection, entries: Sequence[AuditEntry]) -> None:
     """Add entries."""
-    values: dict[str, object] = {
-        name: TextArray.of([getattr(entry, name) for entry in entries]) for name in _COLUMNS if name != "at"
-    }
-    await conn.execute(_SQL["insert"], values | {"at": [entry.at for entry in entries]})
+    moments, *texts = zip(*entries, strict=True)
+    values: dict[str, object] = dict(zip(AuditEntry._fields[1:], map(TextArray.of, texts), strict=True))
+    await conn.execute(_SQL["insert"], values | {"at": TimestampArray.of(moments)})

@@ -89,7 +89,7 @@ WAITING_PER_CONNECTION = 64  # calls that may queue for one connection before mo
 SHORTEST_TIMEOUT = 50  # milliseconds; deadlines below it cancel the statement by themselves
 PING_SECONDS = 3.0
 CANCEL_INTERVAL = 0.1  # seconds after which a statement that is to end is cancelled again
-ANNOUNCE_INTERVAL = 0.02  # seconds that announcements are gathered for
+ANNOUNCE_INTERVAL = 0.05  # seconds that announcements are gathered for
 # A peer that vanished without a word is noticed after some 15 seconds.
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 10,

@@ -123,7 +123,7 @@ class ImageCreates:
             waiting = self._gathering.popleft()
             if waiting.answer.done():
                 continue
-            name, request = waiting.row.image.name, waiting.row.request
+            name, request = waiting.row.name, waiting.row.request
             key = None if request is None else (request.creator, request.request_id)
             if name in names or key in requests:
                 later.append(waiting)
@@ -174,7 +174,7 @@ class ImageCreates:
         rows = [waiting.row for waiting in batch]
         found = await self._db.write_once(lambda conn: images.create_several(conn, rows, priority=Priority.INTERACTIVE))
         for waiting in batch:
-            _answer(waiting, *found[waiting.row.image.name])
+            _answer(waiting, *found[waiting.row.name])
 
 
 def _begin_statement(batch: Sequence[_Waiting]) -> tracing.Span:
@@ -198,7 +198,7 @@ def _answer(waiting: _Waiting, has_base: bool, job: images.NewJob | None) -> Non
         waiting.answer.set_exception(NameTakenError())
     else:
         uuid, created_at = job
-        waiting.answer.set_result(CreatedImage(waiting.row.image.definition, uuid, created_at))
+        waiting.answer.set_result(CreatedImage(waiting.row.definition, uuid, created_at))
 
 
 def _longest(batch: Sequence[_Waiting]) -> float | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from psycopg import errors as pg
+from psycopg.rows import tuple_row
 
 from image_registry import limits
 from image_registry.models import BuildLock, ImageDefinition, Priority, RegistryIdentity, StoredImage, StoredJob
-from image_registry.storage.arrays import ByteaArray, TextArray
+from image_registry.storage.arrays import BooleanArray, ByteaArray, TextArray
 from image_registry.storage.create_requests import KnownRequestError, RequestKey, is_known_request
 from image_registry.storage.database import Connection
 from image_registry.storage.findable import keys_of
@@ -25,12 +25,14 @@ NewJob: TypeAlias = tuple[UUID, datetime]  # the public identity of a build, and
 _SQL = load("images.sql")
 
 
-@dataclass(frozen=True, slots=True)
-class NewImageRow:
+class NewImageRow(NamedTuple):
     """A user's image and its first build, as they are to be written on the base of that name. With `request` the answer
     is remembered in the same statement."""
 
-    image: StoredImage
+    name: str
+    python_version: str
+    platform_tag: str
+    definition: bytes
     base: str
     repository: str
     creator: str
@@ -103,8 +105,8 @@ async def create_on_current_base(
     One statement, and so a transaction by itself. Returns the base's id and the job; no id: there is no such base;
     an id without a job: the name is taken. Raises KnownRequestError for a known `request`.
     """
-    values = _new(new.image, new.repository, priority, new.creator, new.needs_packages)
-    values |= {"base": new.base, "traceparent": new.traceparent}
+    values = new._asdict() | {"priority": priority}
+    del values["request"]
     statement = _SQL["create_on_current_base"]
     if new.request is not None:
         statement = _SQL["create_once_on_current_base"]
@@ -129,25 +131,25 @@ async def create_several(
     Returns, by name, whether there is such a base, and the job if the name was free. A known request is a
     psycopg.errors.UniqueViolation, whosever it is: nothing is written.
     """
-    by_name = sorted(rows, key=lambda row: row.image.name)
+    by_name = sorted(rows, key=lambda row: row.name)
     values = {
-        "names": TextArray.of([new.image.name for new in by_name]),
-        "python_versions": TextArray.of([new.image.python_version for new in by_name]),
-        "definitions": ByteaArray.of([new.image.definition for new in by_name]),
+        "names": TextArray.of([new.name for new in by_name]),
+        "python_versions": TextArray.of([new.python_version for new in by_name]),
+        "definitions": ByteaArray.of([new.definition for new in by_name]),
         "bases": TextArray.of([new.base for new in by_name]),
         "repositories": TextArray.of([new.repository for new in by_name]),
         "creators": TextArray.of([new.creator for new in by_name]),
-        "needs_packages": [new.needs_packages for new in by_name],
+        "needs_packages": BooleanArray.of([new.needs_packages for new in by_name]),
         "traceparents": TextArray.of([new.traceparent for new in by_name]),
         "request_ids": TextArray.of(["" if new.request is None else new.request.request_id for new in by_name]),
         "fingerprints": ByteaArray.of([b"" if new.request is None else new.request.fingerprint for new in by_name]),
-        "platform_tag": by_name[0].image.platform_tag,
+        "platform_tag": by_name[0].platform_tag,
         "priority": priority,
     }
-    cursor = await conn.execute(_SQL["create_several"], values)
+    cursor = await conn.cursor(row_factory=tuple_row).execute(_SQL["create_several"], values)
     return {
-        row["name"]: (row["has_base"], None if row["uuid"] is None else (row["uuid"], row["created_at"]))
-        for row in await cursor.fetchall()
+        name: (has_base, None if uuid is None else (uuid, created_at))
+        for name, has_base, uuid, created_at in await cursor.fetchall()
     }
 
 

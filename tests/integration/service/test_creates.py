@@ -1,7 +1,6 @@
 """Creates at once, with ids of their callers' or without: they share statements, and each still has its own answer."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -127,8 +126,17 @@ async def test_whose_fault_it_is_is_found_by_halves(
     creates, base = image_creates.ImageCreates(database), system_image_name(other.python_version)
 
     def create(number: int) -> Any:
-        image, request = replace(other, name=f"image-{number}"), RequestKey("", f"id-{number}", bytes(32))
-        return creates.create(images.NewImageRow(image, base, f"oci:/images/{number}", "", request=request))
+        row = images.NewImageRow(
+            name=f"image-{number}",
+            python_version=other.python_version,
+            platform_tag=other.platform_tag,
+            definition=other.definition,
+            base=base,
+            repository=f"oci:/images/{number}",
+            creator="",
+            request=RequestKey("", f"id-{number}", bytes(32)),
+        )
+        return creates.create(row)
 
     ends = await asyncio.gather(*map(create, range(33)), return_exceptions=True)
     assert [(n, type(end)) for n, end in enumerate(ends) if isinstance(end, Exception)] == [(7, KnownRequestError)]

@@ -20,22 +20,41 @@ def conn(dsn: str) -> Iterator[Connection]:
         yield connection
 
 
-def add_image(conn: Connection, status: ImageStatus = ImageStatus.BUILDING_FIRST_TIME) -> int:
-    before = 3 if status is ImageStatus.REBUILDING else None
-    statement = """insert into images
-        (name, role, status, status_before_rebuild, python_version, platform_tag, definition)
-        values ('system-' || (select count(*) from images), 1, %s, %s, '3.12', 'v1', '') returning id"""
-    [[image_id]] = conn.execute(statement, [status, before]).fetchall()
+IMAGE = """insert into images (name, role, status, status_before_rebuild, python_version, platform_tag, definition)
+    values ('system-' || (select count(*) from images), 1, %s, %s, '3.12', 'v1', '') returning id"""
+JOB = """insert into jobs (kind, image_id, image_name, repository, definition, status, termination_reason, finished_at,
+    lease_expires_at) values (1, %s, 'a', %s, '', %s, %s, %s, %s) returning id"""
+IMAGE_AND_JOB = f"""with image as ({IMAGE}), job as ({JOB.replace("1, %s", "1, (select id from image)")})
+    select image.id, job.id from image, job"""
+BUILDING = {ImageStatus.BUILDING_FIRST_TIME, ImageStatus.REBUILDING}
+
+
+def image_values(status: ImageStatus) -> list[int | None]:
+    return [status, 3 if status is ImageStatus.REBUILDING else None]
+
+
+def job_values(status: JobStatus, repository: str) -> list[object]:
+    over, active = status in FINISHED, status in {JobStatus.PENDING, JobStatus.RUNNING}
+    return [repository, status, 3 if over else 1, "now" if over else None, "now" if active else None]
+
+
+def add_image(conn: Connection, status: ImageStatus) -> int:
+    [[image_id]] = conn.execute(IMAGE, image_values(status)).fetchall()
     return image_id
 
 
-def add_job(conn: Connection, image_id: int, status: JobStatus = JobStatus.REQUESTED, repository: str = "r") -> int:
-    statement = """insert into jobs (kind, image_id, image_name, repository, definition, status, termination_reason,
-        finished_at, lease_expires_at) values (1, %s, 'a', %s, '', %s, %s, %s, %s) returning id"""
-    over, active = status in FINISHED, status in {JobStatus.PENDING, JobStatus.RUNNING}
-    values = [image_id, repository, status, 3 if over else 1, "now" if over else None, "now" if active else None]
-    [[job_id]] = conn.execute(statement, values).fetchall()
-    return job_id
+def add_job(conn: Connection, image_id: int, repository: str = "r") -> None:
+    conn.execute(JOB, [image_id, *job_values(JobStatus.REQUESTED, repository)])
+
+
+def add_both(
+    conn: Connection,
+    job: JobStatus = JobStatus.REQUESTED,
+    image: ImageStatus = ImageStatus.BUILDING_FIRST_TIME,
+    repository: str = "r",
+) -> tuple[int, int]:
+    [[image_id, job_id]] = conn.execute(IMAGE_AND_JOB, [*image_values(image), *job_values(job, repository)]).fetchall()
+    return image_id, job_id
 
 
 def move_job(conn: Connection, job_id: int, status: JobStatus) -> None:
@@ -65,7 +84,7 @@ def test_an_image_takes_allowed_steps_only(conn: Connection) -> None:
     for old, new in product(ImageStatus, repeat=2):
         before = 3 if new is ImageStatus.REBUILDING else None
         with conn.transaction(force_rollback=True):  # what is judged at commits is tested below
-            image_id = add_image(conn, old)
+            image_id = add_both(conn, image=old)[0] if old in BUILDING else add_image(conn, old)
             with allowed_or_refused(old, new, old is new or (old, new) in IMAGE_TRANSITIONS):
                 step = "update images set status = %s, status_before_rebuild = %s where id = %s"
                 conn.execute(step, [new, before, image_id])
@@ -74,7 +93,8 @@ def test_an_image_takes_allowed_steps_only(conn: Connection) -> None:
 def test_a_job_takes_allowed_steps_only(conn: Connection) -> None:
     for old, new in product(JobStatus, repeat=2):
         with conn.transaction(force_rollback=True):
-            job_id = add_job(conn, add_image(conn), old)
+            image = ImageStatus.READY if old in FINISHED else ImageStatus.BUILDING_FIRST_TIME
+            _, job_id = add_both(conn, old, image)
             with allowed_or_refused(old, new, old is new or (old, new) in JOB_TRANSITIONS):
                 move_job(conn, job_id, new)
 
@@ -84,10 +104,13 @@ def allowed_or_refused(old: int, new: int, allowed: bool) -> AbstractContextMana
 
 
 def test_an_image_and_its_job_are_written_together_or_not_at_all(conn: Connection) -> None:
-    with pytest.raises(pg.CheckViolation, match="unfinished build is f"), conn.transaction():
-        add_image(conn)
-    with conn.transaction():
-        job_id = add_job(conn, add_image(conn))
+    with pytest.raises(pg.CheckViolation, match="unfinished build is f"):
+        add_image(conn, ImageStatus.BUILDING_FIRST_TIME)
+    with pytest.raises(pg.CheckViolation, match="unfinished build is f"):
+        add_both(conn, JobStatus.FAILED)
+    with pytest.raises(pg.CheckViolation, match="unfinished build is t"):
+        add_both(conn, image=ImageStatus.READY)
+    _, job_id = add_both(conn)
     with pytest.raises(pg.CheckViolation, match="unfinished build is f"), conn.transaction():
         move_job(conn, job_id, JobStatus.FAILED)
     with pytest.raises(pg.CheckViolation, match="building is f"), conn.transaction():
@@ -100,18 +123,28 @@ def test_an_image_and_its_job_are_written_together_or_not_at_all(conn: Connectio
 
 
 def test_no_build_is_launched_for_an_image_at_rest(conn: Connection) -> None:
-    with conn.transaction():
-        image_id = add_image(conn, ImageStatus.READY)
-    with pytest.raises(pg.CheckViolation, match="building is f"), conn.transaction():
+    image_id = add_image(conn, ImageStatus.READY)
+    with pytest.raises(pg.CheckViolation, match="building is f"):
         add_job(conn, image_id)
 
 
-def test_what_is_judged_at_the_commit_is_found_by_index(conn: Connection) -> None:
+def test_one_bad_row_of_many_is_found(conn: Connection) -> None:
+    many = """with image as (
+            insert into images (name, role, status, python_version, platform_tag, definition)
+            select 'many-' || n, 1, 1, '3.12', 'v1', '' from generate_series(1, 50) n returning id, name
+        )
+        insert into jobs (kind, image_id, image_name, repository, definition)
+        select 1, id, name, 'r', '' from image where name <> 'many-33'"""
+    with pytest.raises(pg.CheckViolation, match="building is t, an unfinished build is f"):
+        conn.execute(many)
+    assert conn.execute("select count(*) from images").fetchall() == [(0,)]
+
+
+def test_what_is_judged_is_found_by_index(conn: Connection) -> None:
     """Also where the plan was made when the tables were empty, as statistics said: it is kept while they grow."""
     conn.execute("vacuum (analyze) images, jobs")
     for _ in range(8):
-        with conn.transaction():
-            add_job(conn, add_image(conn), repository="r")
+        add_both(conn)
     conn.execute("select pg_stat_force_next_flush()")
     scans = "select relname, seq_scan from pg_stat_user_tables where relname in ('images', 'jobs') order by relname"
     before = conn.execute(scans).fetchall()
@@ -129,24 +162,20 @@ def test_what_is_judged_at_the_commit_is_found_by_index(conn: Connection) -> Non
 
 
 def test_the_build_of_a_deleted_image_may_still_have_to_be_stopped(conn: Connection) -> None:
-    with conn.transaction():
-        job_id = add_job(conn, add_image(conn), JobStatus.RUNNING)
+    _, job_id = add_both(conn, JobStatus.RUNNING)
     conn.execute("delete from images")
     move_job(conn, job_id, JobStatus.CANCELLED)
 
 
 def test_two_builds_of_one_image_never_meet(conn: Connection) -> None:
-    with conn.transaction():
-        image_id = add_image(conn)
-        add_job(conn, image_id, repository="r1")
+    image_id, _ = add_both(conn, repository="r1")
     with pytest.raises(pg.UniqueViolation, match="jobs_one_build_per_image"):
         add_job(conn, image_id, repository="r2")
 
 
 def test_nobody_works_on_a_repository_beside_another(conn: Connection) -> None:
-    with conn.transaction():
-        add_job(conn, add_image(conn), JobStatus.RUNNING)
-        second = add_job(conn, add_image(conn))
+    add_both(conn, JobStatus.RUNNING)
+    _, second = add_both(conn)
     with pytest.raises(pg.UniqueViolation, match="jobs_one_active_per_repository"):
         move_job(conn, second, JobStatus.PENDING)
 
@@ -165,8 +194,7 @@ NONSENSE = [
 
 
 def test_rows_that_make_no_sense_are_refused(conn: Connection) -> None:
-    with conn.transaction():
-        add_job(conn, add_image(conn))
+    add_both(conn)
     for change in NONSENSE:
         with pytest.raises(pg.CheckViolation):
             conn.execute(change)

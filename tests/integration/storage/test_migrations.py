@@ -210,6 +210,7 @@ DATA = {
     13: Data(nothing, check_steps),
     14: Data(nothing, check_keys),
     15: Data(write_bits, check_bits),
+    16: Data(nothing, nothing),
 }
 
 

@@ -144,15 +144,12 @@ async def _rebuild_copies(dsn: str, count: int) -> None:
     """The state that a platform update leaves: many images REBUILDING, their jobs queued."""
     async with await psycopg.AsyncConnection.connect(dsn) as conn:
         await conn.execute(
-            "insert into images (name, role, status, status_before_rebuild, python_version, platform_tag, "
-            "base_image_id, definition) select name || '-' || n, role, 2, 3, python_version, platform_tag, "
-            "base_image_id, definition from images, generate_series(1, %s) as n where name = 'one'",
-            [count],
-        )
-        await conn.execute(
-            "insert into jobs (kind, priority, image_id, image_name, repository, definition) "
-            "select 1, %s, id, name, 'oci:/images/managed/' || name, definition from images where name like 'one-%%'",
-            [int(Priority.PLATFORM)],
+            "with copies as (insert into images (name, role, status, status_before_rebuild, python_version, "
+            "platform_tag, base_image_id, definition) select name || '-' || n, role, 2, 3, python_version, "
+            "platform_tag, base_image_id, definition from images, generate_series(1, %s) as n where name = 'one' "
+            "returning *) insert into jobs (kind, priority, image_id, image_name, repository, definition) "
+            "select 1, %s, id, name, 'oci:/images/managed/' || name, definition from copies",
+            [count, int(Priority.PLATFORM)],
         )
 
 

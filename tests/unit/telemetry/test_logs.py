@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import re
+import sys
 
 from image_registry.cli.logs import CarefulHandler, ConsoleFormatter, JsonFormatter
 from image_registry.telemetry import fields
@@ -39,13 +41,23 @@ def test_a_line_of_its_own_has_its_own_fields() -> None:
 
 
 def test_on_the_console_the_identity_stands_at_the_end() -> None:
-    text = ConsoleFormatter("%(message)s").format(line("a\nb", fields={"request_id": "7", "caller": "", "code": "OK"}))
-    assert text == "a  [request_id=7]\nb"
-    assert ConsoleFormatter("%(message)s").format(line()) == "hello"
+    found = line("a\nb", fields={"request_id": "7", "caller": "", "code": "OK"})
+    assert ConsoleFormatter().format(found)[8:] == " INFO    image_registry.x: a  [request_id=7]\nb"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO    image_registry.x: hello", ConsoleFormatter().format(line()))
+
+
+def test_on_the_console_a_traceback_stands_below() -> None:
+    try:
+        raise ValueError("seven")  # noqa: TRY301 (for its traceback)
+    except ValueError:
+        failed = line(exc_info=sys.exc_info(), fields={"request_id": "7"})
+    first, *rest = ConsoleFormatter().format(failed).splitlines()
+    assert first.endswith("hello  [request_id=7]")
+    assert (rest[0], rest[-1]) == ("Traceback (most recent call last):", "ValueError: seven")
 
 
 def test_no_key_gets_into_any_form() -> None:
-    for formatter in (JsonFormatter(), ConsoleFormatter("%(message)s")):
+    for formatter in (JsonFormatter(), ConsoleFormatter()):
         handler = CarefulHandler()
         handler.setFormatter(formatter)
         assert "a" * 20 not in handler.format(line(f"got {KEY}", fields={"request_id": KEY}))
