@@ -297,6 +297,18 @@ def test_clones_are_independent(postgres_server: str) -> None:
                 assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
 
+def test_a_clone_goes_at_once_whatever_is_connected_or_half_connected(postgres_server: str) -> None:
+    with clone_database(postgres_server) as dsn:
+        user = psycopg.connect(dsn)
+        abandoned = psycopg.pq.PGconn.connect_start(dsn.encode())
+        abandoned.connect_poll()
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    with pytest.raises(psycopg.errors.AdminShutdown), user:
+        user.execute("select 1")
+    abandoned.finish()
+
+
 def _server_pid(data_dir: Path) -> int:
     return int((DataDir(data_dir).postgres / "cluster" / "postmaster.pid").read_text().split("\n", 1)[0])
 

@@ -1,6 +1,7 @@
 """Pages of images by library, each way of finding them held against a plain search of everything."""
 
 import random
+from collections.abc import Iterator
 from functools import partial
 
 import psycopg
@@ -13,13 +14,21 @@ from image_registry.storage import image_pages
 from image_registry.storage.database import Connection, Database
 from image_registry.storage.kept_images import KeptImages
 from tests.fixtures.pages import names_on
+from tests.fixtures.postgres import clone_database
 
 IMAGES = 400
 LIBRARIES = 12
 Contents = dict[str, dict[str, str]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def dsn(postgres_server: str, migrated_template: str) -> Iterator[str]:
+    """One database for all these tests, which only read."""
+    with clone_database(postgres_server, migrated_template) as clone:
+        yield clone
+
+
+@pytest.fixture(scope="module")
 def contents(dsn: str) -> Contents:
     """A filled registry: what each image holds, by name. Library 0 is in nearly all, library 11 in a few."""
     dice = random.Random(7)
