@@ -104,7 +104,7 @@ proto-baseline: third_party/googleapis ## make protos/ the published contract; r
 
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: system-tools test-unit test-faults test-abuse test-system rest-reference lock-published-clients bench bench-quick bench-build sbom \
+.PHONY: system-tools test-unit test-faults test-abuse test-system test-all rest-reference lock-published-clients bench bench-quick bench-build sbom \
     licences-check typecheck coverage layers docs run
 system-tools: ## install what builds a Debian base image (mmdebstrap), if this is root on Debian
 	@command -v mmdebstrap > /dev/null || { \
@@ -121,8 +121,12 @@ run: install system-tools ## the whole product on this machine, with one example
 test-base: install system-tools ## make the base image that tests build on, once
 	@$(BIN)/python -m tests.fixtures.base_image
 
+# A module stays with one process; the longest are begun first (tests/fixtures/order.py).
+SHARED := --dist loadscope --no-loadscope-reorder
+MAIN_TESTS = $(PYTEST) -n 3 $(SHARED) -m "not system and not faults and not abuse"
+
 test: install system-tools test-base ## every test, on the real parts
-	@$(PYTEST) -n 3 --dist loadscope -m "not system and not faults and not abuse"
+	@$(MAIN_TESTS)
 
 test-faults: install system-tools test-base ## twice 200 builds while processes are killed, networks cut and disks filled
 	@command -v docker-registry > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || { apt-get update -q > /dev/null && \
@@ -154,10 +158,13 @@ test-system-as-root: test-base
 	@apt-cache show prometheus > /dev/null 2>&1 || apt-get update -q > /dev/null  # for what is downloaded, not installed
 	@test -e .cache/prometheus || { cd .cache && apt-get download -q prometheus > /dev/null && \
 	    dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb; }  # unpacked for its promtool, not installed: it would run
-	@# two at a time: system packages, which share an address of the machine and its control groups, and the rest
-	@$(PYTEST) -m system tests/system/packages > .cache/system-packages.log 2>&1 & packages=$$!; \
-	$(PYTEST) -m system --ignore tests/system/packages; others=$$?; wait $$packages; packages=$$?; \
-	cat .cache/system-packages.log; exit $$(( others | packages ))
+	@# system packages, which share an address of the machine and its control groups, in one process beside the rest
+	@failed=0; $(PYTEST) -m system tests/system/packages > .cache/system-packages.log 2>&1 & packages=$$!; \
+	$(if $(ALL),$(MAIN_TESTS) || failed=1;) $(PYTEST) -n 2 $(SHARED) -m system --ignore tests/system/packages || failed=1; \
+	wait $$packages || failed=1; cat .cache/system-packages.log; exit $$failed
+
+test-all: ## make test and make test-system, in less time than one after the other
+	@$(MAKE) --no-print-directory test-system ALL=1
 
 rest-reference: install ## write docs/rest.md from the gateway's real answers
 	@WRITE_REFERENCE=1 $(PYTEST) -q tests/integration/rest/test_reference_page.py
@@ -187,7 +194,7 @@ test-unit: install ## the tests that need no process, database or network
 	@$(PYTEST) tests/unit
 
 coverage: install test-base ## branch coverage of the layers that hold the rules; fails below 95 %
-	@$(PYTEST) -n 3 --dist loadscope -m "not system and not faults and not abuse" tests/unit \
+	@$(MAIN_TESTS) tests/unit \
 	    $(addprefix tests/integration/,access service storage worker) --cov=image_registry.api \
 	    --cov=image_registry.registry --cov=image_registry.storage --cov-branch --cov-report=term-missing:skip-covered \
 	    --cov-fail-under=95

@@ -7,6 +7,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
     "tests.fixtures.skips",
+    "tests.fixtures.order",
     "tests.fixtures.postgres",
     "tests.fixtures.service",
     "tests.fixtures.rest",

@@ -28,8 +28,9 @@ chown 33:33 /usr/share/spy/users
 
 
 def cgroups() -> list[Path]:
-    """What is left of the sandboxes' control groups."""
-    return [path for path in Path("/sys/fs/cgroup").rglob("image-registry/*") if path.is_dir()]
+    """What is left of the builds' control groups; a worker that starts meanwhile has one for a moment, as a probe."""
+    found = [path for path in Path("/sys/fs/cgroup").rglob("image-registry/*") if path.is_dir()]
+    return [path for path in found if "-probe-" not in path.name]
 
 
 async def test_packages_lie_below_the_libraries_and_are_made_once(
