@@ -33,7 +33,7 @@ STATEMENTS = 2  # under way at once: one that waits for a name holds up those wh
 # Seconds from a statement to the next while several creates share them: for each of those expected, and at most. The
 # former is somewhat longer than a busy server takes for a create.
 EACH, LONGEST = 0.001, 0.02
-LARGEST_BATCH = 64  # creates of one statement
+LARGEST_BATCH = 32  # creates of one statement: while the database writes them, the server takes the next ones in
 
 
 class NoCurrentBaseError(Exception):
