@@ -104,7 +104,7 @@ proto-baseline: third_party/googleapis ## make protos/ the published contract; r
 
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: system-tools test-unit test-faults test-abuse test-system test-all rest-reference lock-published-clients bench bench-quick bench-build sbom \
+.PHONY: system-tools test-unit test-faults test-abuse test-system rest-reference lock-published-clients bench bench-quick bench-build sbom \
     licences-check typecheck coverage layers docs run
 system-tools: ## install what builds a Debian base image (mmdebstrap), if this is root on Debian
 	@command -v mmdebstrap > /dev/null || { \
@@ -125,8 +125,8 @@ test-base: install system-tools ## make the base image that tests build on, once
 SHARED := --dist loadscope --no-loadscope-reorder
 MAIN_TESTS = $(PYTEST) -n 3 $(SHARED) -m "not system and not faults and not abuse"
 
-test: install system-tools test-base ## every test, on the real parts
-	@$(MAIN_TESTS)
+test: install system-tools test-base ## every test, on the real parts; ALL=1: those of test-system beside them, in less time
+	@$(if $(ALL),$(MAKE) --no-print-directory test-system,$(MAIN_TESTS))
 
 test-faults: install system-tools test-base ## twice 200 builds while processes are killed, networks cut and disks filled
 	@command -v docker-registry > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || { apt-get update -q > /dev/null && \
@@ -162,9 +162,6 @@ test-system-as-root: test-base
 	@failed=0; $(PYTEST) -m system tests/system/packages > .cache/system-packages.log 2>&1 & packages=$$!; \
 	$(if $(ALL),$(MAIN_TESTS) || failed=1;) $(PYTEST) -n 2 $(SHARED) -m system --ignore tests/system/packages || failed=1; \
 	wait $$packages || failed=1; cat .cache/system-packages.log; exit $$failed
-
-test-all: ## make test and make test-system, in less time than one after the other
-	@$(MAKE) --no-print-directory test-system ALL=1
 
 rest-reference: install ## write docs/rest.md from the gateway's real answers
 	@WRITE_REFERENCE=1 $(PYTEST) -q tests/integration/rest/test_reference_page.py
