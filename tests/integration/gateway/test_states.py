@@ -88,33 +88,6 @@ async def test_a_server_that_says_nothing() -> None:
         silent.close()
 
 
-async def test_several_servers_share_the_load_and_stand_in_for_each_other() -> None:
-    first, second = Upstream(), Upstream()
-    await first.start()
-    await second.start()
-    listen = Address("127.0.0.1", free_port())
-    upstreams = (Address("localhost", first.port), Address("127.0.0.1", second.port))
-    gateway = Gateway(GatewayOptions(listen=listen, upstreams=upstreams))
-    await gateway.start()
-    try:
-        async with httpx.AsyncClient(base_url=f"http://{listen}", trust_env=False) as client:
-            await eventually(lambda: status_is(client, "/healthz", 200))
-
-            async def both_were_asked() -> bool:
-                assert (await client.get("/v1/images/x")).status_code == 200
-                return bool(first.images.requests and second.images.requests)
-
-            await eventually(both_were_asked)
-            await first.stop()
-            for _ in range(20):
-                assert (await client.get("/v1/images/x")).status_code == 200
-            await eventually(lambda: status_is(client, "/healthz", 200))
-    finally:
-        await gateway.kill()
-        await first.stop()
-        await second.stop()
-
-
 async def test_requests_under_way_end_when_the_gateway_stops() -> None:
     async with proxied() as running:
         slow = asyncio.create_task(running.http.get("/v1/images/slow", headers={"grpc-timeout": "1S"}))

@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
-from grpc import aio
+from grpc import StatusCode, aio
+from psycopg import AsyncConnection
 from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryStub
 
@@ -29,8 +30,7 @@ from tests.fixtures.server_process import ServerProcess
 
 REPLICAS = 3
 CALLERS = 3  # of each kind
-# Envoy asks each second in production, and a server says for five that it leaves. Here all of it shares a busy machine,
-# and who has not noticed when the port closes is answered CANCELLED.
+# Envoy asks each second in production, and a server says for five that it leaves. Here all of it shares a busy machine.
 HEALTH_INTERVAL, SHUTDOWN_DELAY = 0.25, 2.5
 WAIT_SECONDS = 60.0
 UPGRADE_GUIDE = Path(__file__).parents[3] / "docs" / "operations" / "upgrade.md"
@@ -181,3 +181,29 @@ async def test_no_request_fails_while_every_replica_is_restarted(dsn: str, tmp_p
 
         assert traffic.faults() == []
         await check_invariants(dsn)
+
+
+async def test_a_call_that_has_begun_is_never_answered_cancelled(dsn: str) -> None:
+    """The gateway repeats what is answered CANCELLED, creates too: it must not have begun."""
+    server = ServerProcess(dsn, BASE_IMAGES="3.12=oci:/bases/3.12:latest", DRAIN_TIMEOUT="0.5")
+    await asyncio.to_thread(server.start)
+    try:
+        async with aio.insecure_channel(server.address) as channel, await AsyncConnection.connect(dsn) as sql:
+            stub: Any = ImageRegistryStub(channel)
+            await sql.execute("lock table images in access exclusive mode")
+            wanted = pb.CreateImageRequest(name="vision", pip_requirements=[{"name": "numpy"}])
+            calls = [
+                asyncio.ensure_future(call)
+                for call in (stub.CreateImage(wanted), stub.DeleteImage(pb.DeleteImageRequest(name="vision")))
+            ]
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not await (await sql.execute(_WAITING)).fetchone():  # noqa: ASYNC110 (another process decides)
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(server.terminate)
+            faults = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(fault, aio.AioRpcError) and fault.code() for fault in faults] == [StatusCode.UNAVAILABLE] * 2
+    finally:
+        server.kill()
+
+
+_WAITING = "select pid from pg_locks where not granted and relation = 'images'::regclass offset 1"
