@@ -124,6 +124,7 @@ test-base: install system-tools ## make the base image that tests build on, once
 # A module stays with one process; the longest are begun first (tests/fixtures/order.py).
 SHARED := --dist loadscope --no-loadscope-reorder
 MAIN_TESTS = $(PYTEST) -n 3 $(SHARED) -m "not system and not faults and not abuse"
+MAIN_AND_SYSTEM_TESTS = $(PYTEST) -n 3 $(SHARED) -m "not faults and not abuse"
 
 test: install system-tools test-base ## every test, on the real parts; ALL=1: those of test-system beside them, in less time
 	@$(if $(ALL),$(MAKE) --no-print-directory test-system,$(MAIN_TESTS))
@@ -160,7 +161,7 @@ test-system-as-root: test-base
 	    dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb; }  # unpacked for its promtool, not installed: it would run
 	@# system packages, which share an address of the machine and its control groups, in one process beside the rest
 	@failed=0; $(PYTEST) -m system tests/system/packages > .cache/system-packages.log 2>&1 & packages=$$!; \
-	$(if $(ALL),$(MAIN_TESTS) || failed=1;) $(PYTEST) -n 2 $(SHARED) -m system --ignore tests/system/packages || failed=1; \
+	$(if $(ALL),$(MAIN_AND_SYSTEM_TESTS),$(PYTEST) -n 2 $(SHARED) -m system) --ignore tests/system/packages || failed=1; \
 	wait $$packages || failed=1; cat .cache/system-packages.log; exit $$failed
 
 rest-reference: install ## write docs/rest.md from the gateway's real answers
