@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from image_registry.builds.oci.layout import LayoutRepository
@@ -38,6 +38,7 @@ _CURRENT = "trixie"
 _OWNER = "debian-base"
 _PACKAGES = "python3,python3-pip,ca-certificates"
 _POLL_SECONDS = 0.2
+_UNSHARE_SECONDS = 10.0
 _LEVEL = 3  # the layer stays on this machine, so speed goes before size
 _APT_SETTINGS = re.compile(r"^Acquire::(?:https?|ftp|Retries|Proxy)[^\n]*;$", re.MULTILINE | re.IGNORECASE)
 _SMALL_AND_QUICK = (
@@ -144,6 +145,7 @@ class DebianBase:
     def _command(self, archive: Path, sources: Path) -> list[str]:
         hook = _NEUTRAL.format(sources=_SOURCES.format(suite=self.suite))
         return [
+            *_own_mounts(),
             *("mmdebstrap", "--variant=minbase", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"),
             *(f"--include={_PACKAGES}", *_SMALL_AND_QUICK, f"--customize-hook={hook}"),
             *(f"--aptopt={setting}" for setting in _apt_settings()),
@@ -191,6 +193,20 @@ class DebianBase:
         )
         repository = LayoutRepository(destination, destination.parent)
         repository.push(_OWNER, Manifest.read(manifest, OCI_MANIFEST), [(layer, layer_file)], config, [self.suite])
+
+
+def _own_mounts() -> Sequence[str]:
+    """What a command is put behind whose mounts nobody else is to see.
+
+    As root mmdebstrap mounts this machine's /dev and /proc into the system that it makes. Killed, it leaves them, and
+    to remove its folder would be to remove what is in them. In a namespace of their own they are gone with it. Where
+    there can be none there can be no mounts either.
+    """
+    own = ("unshare", "--mount", "--propagation", "private")
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        return ()
+    tried = subprocess.run([*own, "true"], check=False, capture_output=True, timeout=_UNSHARE_SECONDS)
+    return own if tried.returncode == 0 else ()
 
 
 def _host_suite(etc: Path) -> str | None:

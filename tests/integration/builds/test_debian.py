@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,35 @@ async def test_cancelled_bootstrap_leaves_nothing(tmp_path: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert traces(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts into the machine's own tree")
+async def test_what_a_killed_bootstrap_had_mounted_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmdebstrap mounts /dev and /proc. Killed before it unmounts them, it leaves a folder that is removed as any."""
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "shared").write_text("somebody's")
+    program = tmp_path / "programs" / "mmdebstrap"
+    program.parent.mkdir()
+    program.write_text(
+        f"""#!/bin/sh
+        trap "" TERM
+        mkdir "$TMPDIR/dev" && mount --bind {tmp_path}/devices "$TMPDIR/dev" && ls "$TMPDIR/dev"
+        while true; do sleep 0.1; done
+        """
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    before = traces(tmp_path)
+    said: asyncio.Queue[str] = asyncio.Queue()
+    task = asyncio.create_task(DebianBase().make(tmp_path / "bases" / "base", said.put_nowait))
+    assert await asyncio.wait_for(said.get(), 30) == "shared", "it is mounted"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (tmp_path / "devices" / "shared").read_text() == "somebody's"
     assert traces(tmp_path) == before
 
 
