@@ -220,7 +220,9 @@ def _created(job: StoredJob) -> CreatedImage:
 
 
 def _fingerprint(wanted: NewImage) -> bytes:
-    return hashlib.sha256(json.dumps(asdict(wanted)).encode()).digest()
+    """Of what is asked, the same in every release: replicas of two may be asked the same."""
+    pips = [requirement._asdict() for requirement in wanted.pip_requirements]
+    return hashlib.sha256(json.dumps(asdict(wanted) | {"pip_requirements": pips}).encode()).digest()
 
 
 def _is_reused(request_id: str) -> RegistryError:
