@@ -57,7 +57,7 @@ class Faults:
         """The items, of which too many are a fault; those beyond the limit aren't looked at."""
         if len(items) > limit:
             self.add(field, f"must hold at most {limit} entries")
-        return list(items) if len(items) <= limit else list(items[:limit])
+        return list(items[:limit])
 
     def stop(self) -> None:
         """Raises RegistryError INVALID_REQUEST with every fault, if there is one."""
