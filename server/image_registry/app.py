@@ -46,6 +46,7 @@ from image_registry.api.observation import Observation
 from image_registry.api.tls import ServerCertificates, TlsError, TlsFiles
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
+from image_registry.api.wakefulness import Wakefulness
 from image_registry.errors import RegistryError
 from image_registry.host import StartError
 from image_registry.models import PipRequirement, Role
@@ -294,7 +295,8 @@ def _methods(observation: Observation, access: Access) -> Any:  # it has what ge
     def around(handler: Handler, method: str) -> Handler:
         return observation.around(guarding.guarded(access.around(handler, method), method), method)
 
-    return Methods(around, unknown=observation.around(guarding.unknown_method(), ""))
+    unknown = observation.around(guarding.unknown_method(), "")
+    return Methods(around, unknown=unknown, wakefulness=Wakefulness())
 
 
 def _certificates(settings: Settings) -> ServerCertificates | None:
