@@ -52,8 +52,7 @@ set -e
 rm -rf "$1/etc/resolv.conf" "$1/etc/hostname" "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/apt/sources.list"
 rm -rf "$1/etc/apt/sources.list.d" && mkdir "$1/etc/apt/sources.list.d"
 cat > "$1/etc/apt/sources.list.d/debian.sources" <<END
-{sources}END
-"""
+{sources}END"""  # without a newline at its end: mmdebstrap looks for a program of this name, and Perl would warn of it
 _SOURCES = """\
 Types: deb
 URIs: http://deb.debian.org/debian

@@ -1,5 +1,6 @@
 """How a Debian base is made, up to the point where mmdebstrap takes over."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,20 @@ async def test_failure_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkey
         await DebianBase().make(tmp_path / "bases" / "base", lines.append)
     assert "I: working" in lines
     assert list((tmp_path / "bases").iterdir()) == []
+
+
+async def test_no_argument_of_mmdebstrap_makes_perl_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks whether a hook is a program; Perl warns of a file's name that ends with a newline."""
+    tool = tmp_path / "bin" / "mmdebstrap"
+    tool.parent.mkdir()
+    tool.write_text(f"#!{sys.executable}\nimport sys\nprint(*map(ascii, sys.argv), sep='\\n')\nsys.exit(1)\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    arguments: list[str] = []
+    with pytest.raises(StartError):
+        await DebianBase().make(tmp_path / "bases" / "base", arguments.append)
+    assert any("--customize-hook=" in argument for argument in arguments)
+    assert not [argument for argument in arguments if argument.endswith("\\n'")]
 
 
 async def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
