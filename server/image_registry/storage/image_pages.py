@@ -29,6 +29,7 @@ from image_registry.storage.kept_images import KeptImages
 from image_registry.storage.library_bitmaps import Candidates
 from image_registry.storage.queries import load
 from image_registry.storage.rows import present
+from image_registry.telemetry.catalogue import PAGE_GROUPS
 
 SAMPLE = 500  # entries behind the position: the condition that gets farthest with as many names is the rarest
 FIRST = 100  # names of the rarest condition that are looked up to see whether `CANDIDATES` would fill the page
@@ -73,7 +74,10 @@ async def _outlined(
         return None
     groups = kept_images.groups_of(shown)
     images = kept.find(groups)
-    if not all(images):
+    lacked = images.count(None)
+    PAGE_GROUPS.add("hit", amount=len(groups) - lacked)
+    PAGE_GROUPS.add("miss", amount=lacked)
+    if lacked:
         lacking = b"".join(group for group, found in zip(groups, images, strict=True) if found is None)
         if len(lacking) * FEW_LACKING <= len(shown):
             ids = [image_id for image_id, _, _ in kept_images.parts_of(lacking)]

@@ -68,6 +68,12 @@ POOL_TIMEOUTS = _sampled("db_pool_timeouts_total", "Calls that got no connection
 POINT_READ_FALLBACKS = _counter(
     "point_read_fallbacks_total", "GetImage calls that the gathered reads left to the pool.", part=Part.SERVER
 )
+PAGE_GROUPS = _counter(
+    "page_groups_total",
+    "Groups of some 16 images that large pages were made of: `hit` was kept from an earlier page, `miss` was read.",
+    "result",
+    part=Part.SERVER,
+)
 
 # The queue, as the database has it: every server says the same.
 JOBS_WAITING = _sampled("jobs_waiting", "Jobs that no worker has.", "priority", part=Part.SERVER)

@@ -15,6 +15,7 @@ from image_registry.models import ImagePage
 from image_registry.storage import image_pages, images
 from image_registry.storage.database import Connection, Database
 from image_registry.storage.kept_images import KeptImages
+from image_registry.telemetry.catalogue import PAGE_GROUPS
 from tests.fixtures.pages import images_on, names_on
 
 SOME = [f"image-{number:02}" for number in range(40)]
@@ -80,6 +81,29 @@ async def test_what_was_shown_before_is_not_read_again(shelf: Shelf) -> None:
     assert shelf.read == [40]
     await shelf.check(kept)
     assert shelf.read == [40]
+
+
+async def test_groups_are_counted(shelf: Shelf) -> None:
+    counted = {"hit": 0.0, "miss": 0.0}
+
+    def count(labels: tuple[str, ...], amount: float) -> None:
+        counted[labels[0]] += amount
+
+    PAGE_GROUPS.attach(count)
+    try:
+        await shelf.put(*SOME)
+        kept = KeptImages(1 << 20)
+        await shelf.page(kept)
+        groups = counted["miss"]
+        assert counted == {"hit": 0, "miss": groups}
+        await shelf.page(kept)
+        assert counted == {"hit": groups, "miss": groups}
+        await shelf.change("image-20", "second")
+        await shelf.page(kept)
+        assert counted["hit"] + counted["miss"] == 3 * groups
+        assert counted["miss"] in {groups + 1, groups + 2}  # it may have begun a group, or ended one
+    finally:
+        PAGE_GROUPS.detach_all()
 
 
 async def test_of_a_change_its_neighbours_are_read_by_id(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,7 @@ async def work(rest: str, number: int) -> None:
             missing = (stub.GetImage(pb.GetImageRequest(name="nobody")) for _ in range(5))
             await asyncio.gather(*missing, return_exceptions=True)
             await asyncio.gather(*(stub.ListImages(pb.ListImagesRequest()) for _ in range(30)))
+            await stub.ListImages(pb.ListImagesRequest(page_size=1000))
             await asyncio.sleep(1)
 
 
