@@ -103,13 +103,13 @@ async def test_which_calls_it_stays_awake_for(method: str, stays: bool) -> None:
         return method.encode()
 
     awake = Wakefulness()
-    unknown = grpc.unary_unary_rpc_method_handler(answer)
+    unknown: Any = grpc.unary_unary_rpc_method_handler(answer)
     methods = Methods(lambda handler, _: handler, unknown=unknown, wakefulness=awake)
     methods.add_registered_method_handlers(
         "rime.ImageRegistry",
         {name: grpc.unary_unary_rpc_method_handler(answer) for name in ("GetImage", "ListImages")},
     )
-    handler: Any = methods.service(SimpleNamespace(method=f"/rime.ImageRegistry/{method}"))  # type: ignore[arg-type]
+    handler: Any = methods.service(SimpleNamespace(method=f"/rime.ImageRegistry/{method}"))
     assert awake.awake == stays
     assert await handler.unary_unary(None, None) == method.encode()
     assert not awake.awake
