@@ -77,17 +77,23 @@ def is_loopback(address: str) -> bool:
 
 
 def check_free(address: Address, option: str) -> None:
-    """Raise StartError, naming the command-line `option`, unless something could listen on `address` now."""
+    """Raise StartError, naming the command-line `option`, unless something could listen on `address` now.
+
+    Of what a name stands for this machine needn't have all: `localhost` is ::1 as well where IPv6 is off.
+    """
     found = _resolve(address)
     if not found:
         raise StartError(f"{address}: the host {address.host!r} is unknown; choose another address with {option}")
+    absent = []
     for family, target in found:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(target)
                 probe.listen(1)
-            except OSError as error:
+        except OSError as error:
+            absent.append(error)
+            if error.errno not in _ABSENT or len(absent) == len(found):
                 raise StartError(_cannot_listen(address, option, error)) from error
 
 
@@ -111,11 +117,14 @@ def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
     return [(family, target) for family, _, _, _, target in found]
 
 
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # no such address here, or no IPv6 at all
+
+
 def _cannot_listen(address: Address, option: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"{address} is taken: stop what listens there or choose another with {option}"
     if error.errno == errno.EACCES:
         return f"{address}: this user may not listen on that port; choose one above 1023 with {option}"
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno in _ABSENT:
         return f"{address}: this machine has no address {address.host}; choose another with {option}"
     return f"{address} can't be listened on ({error.strerror}); choose another with {option}"

@@ -1,6 +1,7 @@
 """Addresses as people write them."""
 
 import socket
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,28 @@ def test_an_unknown_host(host: str) -> None:
 def test_an_ip_address_stands_for_itself(host: str) -> None:
     assert Address(host, 1).resolved == Address(host, 1)
     assert Address("localhost", 1).resolved == Address("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize("absent", ["2001:db8::1", "192.0.2.1"])
+def test_a_name_stands_for_an_address_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
+    """As `localhost` for ::1, where IPv6 is off."""
+    original, asked = socket.getaddrinfo, ["127.0.0.1", absent]
+
+    def resolve(_host: str, port: int, **options: Any) -> list[Any]:
+        return [found for host in asked for found in original(host, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(2):
+            with pytest.raises(StartError, match="is taken"):
+                check_free(Address("localhost", server.getsockname()[1]), "--grpc-address")
+            asked.reverse()
+    for _ in range(2):
+        check_free(Address("localhost", free_port()), "--grpc-address")
+        asked.reverse()
+    asked[:] = [absent]
+    with pytest.raises(StartError, match="this machine has no address localhost"):
+        check_free(Address("localhost", free_port()), "--grpc-address")
 
 
 def test_free_port_is_free() -> None:
