@@ -12,6 +12,10 @@ import grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 LARGEST_RESPONSE = 64 << 20  # bytes; the service sends no larger messages
+# While a call is under way, a server from which nothing comes is asked for a sign of life. Who goes away without a word
+# (a stopped process, a forgotten NAT entry) is found out after both times; a followed log has no other end then.
+PING_AFTER = 60_000  # ms of silence; the server takes no pings that are much more frequent (HARDENING in app.py)
+PING_PATIENCE = 20_000  # ms until the answer
 _ADDRESS = re.compile(r"(?:unix:\S+|(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+):(?P<port>\d{1,5}))", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]+")
 
@@ -81,6 +85,10 @@ class Target:
         options: list[tuple[str, str | int]] = [
             ("grpc.max_receive_message_length", LARGEST_RESPONSE),
             ("grpc.primary_user_agent", f"image-registry-python/{_own_version()}"),
+            ("grpc.keepalive_time_ms", PING_AFTER),
+            ("grpc.keepalive_timeout_ms", PING_PATIENCE),
+            ("grpc.http2.ping_timeout_ms", PING_PATIENCE),  # a minute otherwise, whatever the one above says
+            ("grpc.http2.max_pings_without_data", 0),  # no bound: a log may be silent for long
         ]
         if self.server_name:
             options.append(("grpc.ssl_target_name_override", self.server_name))
