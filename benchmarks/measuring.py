@@ -106,13 +106,18 @@ class Load:
         streams: int,
         once: bool = False,
         tolerant: bool = False,
+        ids: bool = False,
         cpu: Callable[[], float] = lambda: 0.0,
     ) -> Sample:
-        """Send calls for a while. Raises RuntimeError when an answer is an error or a wrong one, unless `tolerant`."""
+        """Send calls for a while, with `ids` each with an x-request-id of its own.
+
+        Raises RuntimeError when an answer is an error or a wrong one, unless `tolerant`.
+        """
         argv = [str(self.program), "-target", target, "-method", method, "-calls", str(calls)]
         argv += ["-streams", str(streams), "-seconds", str(self.seconds), "-warmup", str(self.warmup)]
+        argv += [*(["-once"] if once else []), *(["-ids"] if ids else [])]
         before = cpu()
-        output = subprocess.run([*argv, *(["-once"] if once else [])], capture_output=True, text=True, check=True)
+        output = subprocess.run(argv, capture_output=True, text=True, check=True)
         spent = cpu() - before
         seen = json.loads(output.stdout)
         failures = seen["errors"] + seen["wrong"]

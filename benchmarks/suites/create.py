@@ -38,6 +38,7 @@ def run(bench: Bench) -> None:
         contenders: dict[str, Contender] = {
             "canned": lambda: measured(bench, canned, checked=False),
             "product": lambda: measured(bench, product),
+            "product, each with an x-request-id": lambda: measured(bench, product, ids=True),
         }
         if go is not None:
             contenders["Go + pgx, no validation"] = lambda: measured(bench, go)
@@ -52,11 +53,13 @@ def run(bench: Bench) -> None:
         environment.stop(product, canned, *([go] if go else []))
 
 
-def measured(bench: Bench, server: Server, *, checked: bool = True) -> Sample:
-    """One round with fresh names."""
+def measured(bench: Bench, server: Server, *, checked: bool = True, ids: bool = False) -> Sample:
+    """One round with fresh names; `ids`: repeated safely, as the Python client sends them."""
     count = int(_CALLS_A_SECOND * (bench.load.seconds + bench.load.warmup))
     file = bench.calls("create", list(itertools.islice(fresh_calls(checked=checked), count)))
-    return bench.load.run(server.address, SERVICE + "CreateImage", file, streams=64, once=True, cpu=server.cpu_seconds)
+    return bench.load.run(
+        server.address, SERVICE + "CreateImage", file, streams=64, once=True, ids=ids, cpu=server.cpu_seconds
+    )
 
 
 def fresh_calls(*, checked: bool = True) -> Iterator[Call]:

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 )
 
 type call struct{ request, want []byte }
@@ -64,10 +65,11 @@ func main() {
 	seconds := flag.Float64("seconds", 4, "measured time")
 	warmup := flag.Float64("warmup", 1, "time before it that does not count")
 	once := flag.Bool("once", false, "send every call once at most")
+	ids := flag.Bool("ids", false, "give every gRPC call an x-request-id of its own")
 	flag.Parse()
 
 	calls := read(*file)
-	callers := dial(*target, *method, min(*connections, *streams))
+	callers := dial(*target, *method, *ids, min(*connections, *streams))
 	var next, sent int64 = -1, 0
 	cpu := cpuSeconds()
 	begin := time.Now().Add(time.Duration(*warmup * float64(time.Second)))
@@ -157,19 +159,19 @@ func merge(outcomes []outcome, seconds float64) result {
 	return total
 }
 
-func dial(target, method string, connections int) []caller {
+func dial(target, method string, ids bool, connections int) []caller {
 	callers := make([]caller, connections)
 	for i := range callers {
 		if strings.HasPrefix(target, "http://") {
 			callers[i] = overHTTP(target, method)
 		} else {
-			callers[i] = overGRPC(target, method)
+			callers[i] = overGRPC(target, method, ids)
 		}
 	}
 	return callers
 }
 
-func overGRPC(target, method string) caller {
+func overGRPC(target, method string, ids bool) caller {
 	connection, err := grpc.Dial(target, grpc.WithInsecure(), grpc.WithBlock(),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(raw{}), grpc.MaxCallRecvMsgSize(1<<30)))
 	if err != nil {
@@ -177,6 +179,10 @@ func overGRPC(target, method string) caller {
 	}
 	return func(ctx context.Context, request []byte) ([]byte, error) {
 		var answer []byte
+		if ids {
+			id := fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
+			ctx = metadata.AppendToOutgoingContext(ctx, "x-request-id", id)
+		}
 		err := connection.Invoke(ctx, method, &request, &answer)
 		return answer, err
 	}
