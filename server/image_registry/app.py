@@ -78,13 +78,16 @@ log = logging.getLogger(__name__)
 
 # The gateway passes a path (with its page token) on as a header of up to 60 KiB. Silent peers and half of a hello are
 # dropped; one connection can't hold more calls than a server process could work on. Callers ping during silent calls,
-# clients after 60 s and the gateway every 30 s: core by itself takes more than one in five minutes for abuse.
+# clients after 60 s, and the gateway every 30 s, without calls too: core by itself takes more than one in five minutes
+# for abuse, and without calls more than one in two hours. For an answer it waits a minute unless both options say less.
 HARDENING = (
     ("grpc.max_metadata_size", 64 << 10),
     ("grpc.absolute_max_metadata_size", 64 << 10),
     ("grpc.max_concurrent_streams", 200),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
 )

@@ -1,15 +1,20 @@
-"""Followed logs while nothing comes: a server that went away without a word, and one that has nothing to say.
+"""Connections while nothing comes: an end that went away without a word, and ends that have nothing to say.
 
 Whatever the options say, gRPC core lets a second pass between two pings of a client.
 """
 
 import asyncio
 import re
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from uuid import uuid4
 
+import grpc
 import pytest
+from grpc import aio
 
 from image_registry import app
 from image_registry.client import AsyncImageRegistryClient, ImageRegistryClient, RetryPolicy, UnavailableError, channel
@@ -23,6 +28,7 @@ from tests.fixtures.service import Service, make_settings, running_service
 
 DONE = BuildReport(Outcome.SUCCEEDED, TerminationReason.COMPLETED, "built")
 LEAST = "grpc.http2.min_ping_interval_without_data_ms"
+PATIENCE = {"grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"}  # of the server
 ONCE = RetryPolicy(attempts=1)
 OnLine = Callable[[str], object]
 Follow = Callable[[str, str, OnLine], Coroutine[None, None, None]]
@@ -117,6 +123,56 @@ async def test_a_silent_log_is_followed_for_as_long_as_its_job_runs(
     await Builds(database).finish(job, DONE)
     await following
     assert lines == ["one", "two"]
+
+
+async def test_a_connection_without_calls_is_kept(lenient: Service) -> None:
+    """As the gateway's are, which pings them."""
+    options = [
+        ("grpc.keepalive_time_ms", 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    async with aio.insecure_channel(lenient.address, options) as channel:
+        await asyncio.wait_for(channel.channel_ready(), 10)
+        with pytest.raises(TimeoutError):  # without the option the server ends it in the fourth second
+            await asyncio.wait_for(channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 7)
+
+
+_WATCH_FOR_EVER = """
+import sys, time, grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+watch = health_pb2_grpc.HealthStub(grpc.insecure_channel(sys.argv[1])).Watch(health_pb2.HealthCheckRequest())
+next(watch)
+print("watching", flush=True)
+time.sleep(600)
+"""
+
+
+async def test_a_caller_that_says_nothing_any_more_is_dropped(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled = tuple((name, 1000 if name in PATIENCE else value) for name, value in app.HARDENING)
+    monkeypatch.setattr(app, "HARDENING", scaled)
+    async with running_service(make_settings(), dsn) as service:
+        caller = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _WATCH_FOR_EVER, service.address, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert caller.stdout is not None
+            assert await asyncio.wait_for(caller.stdout.readline(), 20) == b"watching\n"
+            port = int(service.address.rpartition(":")[2])
+            assert connections_of(port) == 1
+            caller.send_signal(signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                while connections_of(port):  # noqa: ASYNC110 (the kernel tells nobody)
+                    await asyncio.sleep(0.1)
+        finally:
+            caller.kill()
+            await caller.wait()
+
+
+def connections_of(port: int) -> int:
+    """Established connections of the server on that port (proc_net_tcp(5))."""
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
 def test_no_caller_of_ours_pings_more_often_than_the_server_allows() -> None:

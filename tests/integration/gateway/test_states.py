@@ -9,7 +9,7 @@ import signal
 import ssl
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import httpx
 import pytest
 from grpc import aio
 from ri.api.imageregistry import image_registry_pb2 as pb
+from ri.api.imageregistry import job_logs_pb2
 from ri.api.imageregistry.image_registry_pb2_grpc import ImageRegistryStub
+from ri.api.imageregistry.job_logs_pb2_grpc import JobLogsStub
 
 from image_registry.gateway.config import GatewayOptions, ListenerTls, UpstreamTls
 from image_registry.gateway.process import Gateway, run_gateway
@@ -86,6 +88,22 @@ async def test_a_server_that_says_nothing() -> None:
     finally:
         await gateway.kill()
         silent.close()
+
+
+async def test_streams_may_be_silent_for_longer_than_connections() -> None:
+    async with proxied(idle_timeout=1) as running, aio.insecure_channel(str(running.address)) as channel:
+        running.upstream.logs.silence = 3
+        stub: Any = JobLogsStub(channel)
+        call = stub.ReadJobLogs(job_logs_pb2.ReadJobLogsRequest(job_id="x"))
+        parts, over_rest = await asyncio.gather(
+            asyncio.wait_for(alist(call), 20), running.http.get("/v1/jobs/x/logs", params={"follow": "true"})
+        )
+        assert b"".join(part.data for part in parts) == b"one\ntwo\n"
+        assert over_rest.text == "one\ntwo\n"
+
+
+async def alist(parts: AsyncIterable[Any]) -> list[Any]:
+    return [part async for part in parts]
 
 
 async def test_requests_under_way_end_when_the_gateway_stops() -> None:
