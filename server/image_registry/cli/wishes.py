@@ -22,6 +22,7 @@ from image_registry.client import (
 from image_registry.client.requirements import package_requirement, pip_requirement
 
 F = TypeVar("F", bound=Callable[..., Any])
+_SHOWN = 20  # faults; a file that is no requirements file has one in each line
 
 
 @dataclass(slots=True)
@@ -102,7 +103,9 @@ def _read(
     wish.written_packages += _packages(apt, "--apt", PackageType.APT, wish)
     wish.written_packages += _packages(yum, "--yum", PackageType.ROCKYLINUX, wish)
     if wish.faults:
-        lines = tuple(wish.faults)
+        lines = tuple(wish.faults[:_SHOWN])
+        if len(wish.faults) > _SHOWN:
+            lines += (f"and {len(wish.faults) - _SHOWN} more",)
         raise Failure("nothing was asked for, for these can't be taken", code=ExitCode.USAGE, lines=lines)
     if not wish.written_pips and not wish.written_packages:
         raise click.UsageError("at least one library or package is needed: say --pip, -r, --apt or --yum")

@@ -21,7 +21,14 @@ from image_registry.client.models import (
     PipLibraryFilter,
     PipRequirement,
 )
-from image_registry.client.requirements import as_list, library, library_filter, package_requirement, pip_requirement
+from image_registry.client.requirements import (
+    as_list,
+    as_python,
+    library,
+    library_filter,
+    package_requirement,
+    pip_requirement,
+)
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
@@ -80,7 +87,7 @@ def create_call(
         name,
         [pip_requirement(one) for one in as_list(pips)],
         [package_requirement(one, package_type) for one in as_list(packages)],
-        python_version,
+        as_python(python_version),
         request_id or str(uuid.uuid4()),
     )
 
@@ -96,7 +103,7 @@ def find_call(
     return calls.find_images(
         [pip_requirement(one) for one in as_list(pips)],
         [package_requirement(one, package_type) for one in as_list(packages)],
-        python_version,
+        as_python(python_version),
         max_results,
     )
 

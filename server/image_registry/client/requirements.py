@@ -15,6 +15,8 @@ T = TypeVar("T")
 _PARTS = re.compile(r"(?P<name>[A-Za-z0-9._-]+)\s*(?P<extras>\[[^\]]*\])?\s*(?P<specifier>.*)", re.DOTALL)
 _LOGIN = re.compile(r"://[^/\s]*@")
 _LIBRARY = re.compile(r"\s*(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:==\s*(?P<version>\S+)\s*)?")
+_SLIP = re.compile(r"(?<![=<>!~])(?P<two>=>|=<|<>)|^[^=<>!~]*(?P<one>!)(?!=)")
+_MEANT = {"=>": ">=", "=<": "<=", "<>": "!=", "!": "!="}
 _PACKAGE = re.compile(r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*)\s*(?:=\s*(?P<version>[^\s=]\S*)\s*)?")
 
 
@@ -73,7 +75,9 @@ def library_filter(text: str | PipLibraryFilter) -> PipLibraryFilter:
         return text
     match = _LIBRARY.fullmatch(text)
     if match is None:
-        raise RequirementError(text, "must be a library's name, or name==version with one exact version")
+        why = "must be a library's name, or name==version with one exact version"
+        ranges = "; version ranges are for find_images (`image-registry images find`)"
+        raise RequirementError(text, why + ranges if re.search("[<>~!]", text) else why)
     _check_version(text, match["version"])
     return PipLibraryFilter(match["name"], match["version"])
 
@@ -91,6 +95,13 @@ def library(text: str | PipLibrary) -> PipLibrary:
 def without_logins(text: str) -> str:
     """What was written, for people and logs: without user names, passwords and tokens of URLs."""
     return _LOGIN.sub("://…@", text)
+
+
+def as_python(version: object) -> str:
+    """The Python version. Raises TypeError for a number: 3.10 as one is 3.1."""
+    if not isinstance(version, str):
+        raise TypeError(f"python_version must be a text such as '3.11': write '{version}', with quotes")
+    return version
 
 
 def as_list(many: Iterable[T]) -> list[T]:
@@ -123,6 +134,9 @@ def _refused_form(text: str) -> str | None:
 
 
 def _malformed(text: str) -> str:
+    if slip := _SLIP.search(text):
+        written = slip["two"] or slip["one"]
+        return f"{written} compares nothing: write {_MEANT[written]}"
     if re.search(r"[^=<>!~]=[^=]", text):
         return "a single = compares nothing: write == for one exact version"
     return "must be a library's name with an optional PEP 440 specifier, such as numpy>=1.26,<2 or uvicorn[standard]"

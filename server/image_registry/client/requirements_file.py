@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packaging.markers import InvalidMarker, Marker
@@ -78,7 +78,7 @@ class RequirementsFile:
 def read_requirements_file(path: Path, *, python_version: str = "") -> RequirementsFile:
     """Read a file and those that it includes, for an image with that Python ('': not known here).
 
-    Raises OSError, UnicodeDecodeError for a file that can't be read.
+    Raises OSError, UnicodeDecodeError if it can't be read; a line that includes one that can't is a refused line.
     """
     result = RequirementsFile()
     _read(path, result, python_version, seen=set())
@@ -92,9 +92,18 @@ def _read(path: Path, result: RequirementsFile, python_version: str, seen: set[P
         if include := _INCLUDE.fullmatch(line):
             included = path.parent / include["path"]
             if included.resolve() not in seen:
-                _read(included, result, python_version, seen)
+                _include(included, RefusedLine(origin, line, ""), result, python_version, seen)
             continue
         _take(line, origin, result, python_version)
+
+
+def _include(path: Path, line: RefusedLine, result: RequirementsFile, python_version: str, seen: set[Path]) -> None:
+    try:
+        _read(path, result, python_version, seen)
+    except OSError as error:
+        result.refused.append(replace(line, why=f"{path} can't be read: {error.strerror}"))
+    except UnicodeDecodeError:
+        result.refused.append(replace(line, why=f"{path} is no text in UTF-8"))
 
 
 def _take(line: str, origin: Origin, result: RequirementsFile, python_version: str) -> None:

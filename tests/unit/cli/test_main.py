@@ -111,7 +111,7 @@ def test_completion_completes() -> None:
         (["images", "create", "x"], "at least one library or package is needed"),
         (["images", "create", "x", "--pip", "a=1"], "a single = compares nothing"),
         (["images", "create", "x", "-r", "nowhere.txt"], "nowhere.txt can't be read"),
-        (["images", "list", "--with", "numpy>=1"], "name==version with one exact version"),
+        (["images", "list", "--with", "numpy>=1"], "`image-registry images find`"),
         (["jobs", "list", "--status", "nonsense"], "is not one of"),
         (["images", "list", "--profile", "nowhere", "--config", "/dev/null"], "has no profile 'nowhere'"),
     ],
@@ -142,3 +142,11 @@ def test_lines_of_a_requirements_file_that_cant_be_taken_are_listed(tmp_path: Pa
     assert f"{path}:3: git+https://example.org/x.git: URLs aren't taken" in result.output
     assert f"{path}:4: x; sys_platform == 'win32': left out, its marker is not for this image" in result.output
     assert "--apt 'git==': must be a package's name" in result.output
+
+
+def test_of_a_file_that_is_no_requirements_file_the_first_faults_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("two words\n" * 65)
+    result = CliRunner().invoke(cli, ["images", "create", "vision", "-r", str(path)])
+    assert result.output.count("two words") == 20
+    assert result.output.endswith("  and 45 more\n")

@@ -4,7 +4,14 @@ import pickle
 
 import pytest
 
-from image_registry.client import PackageRequirement, PackageType, PipLibrary, PipLibraryFilter, PipRequirement
+from image_registry.client import (
+    ImageRegistryClient,
+    PackageRequirement,
+    PackageType,
+    PipLibrary,
+    PipLibraryFilter,
+    PipRequirement,
+)
 from image_registry.client.requirements import (
     RequirementError,
     as_list,
@@ -52,6 +59,11 @@ def test_a_typed_requirement_passes_as_it_is() -> None:
         ("x.whl", "files and folders aren't taken"),
         ("numpy; python_version > '3'", "environment markers"),
         ("numpy=1.2", "a single = compares nothing"),
+        ("pandas=>2", "=> compares nothing: write >="),
+        ("pandas>=2,=<3", "=< compares nothing: write <="),
+        ("pandas<>2", "<> compares nothing: write !="),
+        ("pandas!2", "! compares nothing: write !="),
+        ("numpy>=1!2.0 x", "must be a library's name"),
         ("numpy>>1", "must be a library's name"),
         ("nump y", "must be a library's name"),
     ],
@@ -100,3 +112,14 @@ def test_a_reported_library_needs_its_version() -> None:
 def test_one_string_in_place_of_a_list_is_caught() -> None:
     with pytest.raises(TypeError, match=r"write \['numpy'\]"):
         as_list("numpy")
+
+
+def test_a_range_in_a_filter_points_to_where_ranges_are_taken() -> None:
+    with pytest.raises(RequirementError, match="version ranges are for find_images"):
+        library_filter("numpy>=1.2")
+
+
+@pytest.mark.parametrize("call", ["create_image", "find_images"])
+def test_a_python_version_that_is_a_number_is_told_with_what_to_write(call: str) -> None:
+    with ImageRegistryClient("127.0.0.1:1") as registry, pytest.raises(TypeError, match=r"write '3\.11', with quotes"):
+        getattr(registry, call)(*["vision"] * (call == "create_image"), ["numpy"], python_version=3.11)

@@ -98,6 +98,17 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(folder: Path) -> None:
     assert taken(read(folder, "\ufeffnumpy\n")) == ["numpy"]
 
 
-def test_an_included_file_that_is_missing_is_an_error(folder: Path) -> None:
+def test_an_included_file_that_cant_be_read_is_a_fault_of_its_line(folder: Path) -> None:
+    (folder / "picture.txt").write_bytes(b"\x89PNG")
+    result = read(folder, "numpy\n-r nowhere.txt\n-r picture.txt\n--pre\n")
+    assert taken(result) == ["numpy"]
+    assert [(line.origin.line, line.text) for line in result.refused] == [
+        (2, "-r nowhere.txt"), (3, "-r picture.txt"), (4, "--pre"),
+    ]  # fmt: skip
+    assert result.refused[0].why == f"{folder}/nowhere.txt can't be read: No such file or directory"
+    assert result.refused[1].why == f"{folder}/picture.txt is no text in UTF-8"
+
+
+def test_a_file_that_is_missing_itself_is_an_error(folder: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read(folder, "-r nowhere.txt\n")
+        read_requirements_file(folder / "nowhere.txt")
