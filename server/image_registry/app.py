@@ -47,7 +47,6 @@ from image_registry.api.tls import ServerCertificates, TlsError, TlsFiles
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
 from image_registry.api.wakefulness import Wakefulness
-from image_registry.errors import RegistryError
 from image_registry.host import StartError
 from image_registry.models import PipRequirement, Role
 from image_registry.registry.audit import AuditTrail
@@ -332,7 +331,7 @@ async def _watch_database(server: Server) -> None:
         try:
             await server.database.ping()
             answers = True
-        except RegistryError as error:
+        except Exception as error:  # noqa: BLE001 (it must go on: an unforeseen one is no answer either)
             answers = False
             if serving:
                 log.warning("not serving: %s", error)

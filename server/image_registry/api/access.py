@@ -120,20 +120,21 @@ class Access(aio.ServerInterceptor):
         rule = RULES.get(method, NO_RULE)
         if self._keys is not None and not rule.keyless:
             try:
-                known = await self._by_key(handler_call_details, self._keys)
-                if known is None and not self._certificates and not rule.by_link:
-                    raise _no_key()
-            except RegistryError as error:
-                self._note_refusal(method, error)
-                return self._shown(refusal(error), method)
+                known = await self._by_key(handler_call_details, self._keys, rule)
+            except Exception as error:  # noqa: BLE001 (told apart there; raised from here it would show itself to anyone)
+                if isinstance(error, RegistryError):
+                    self._note_refusal(method, error)
+                return self._shown(refusal(error, method), method)
             _proven.set(known)
         return await continuation(handler_call_details)
 
-    async def _by_key(self, details: grpc.HandlerCallDetails, keys: KeyRing) -> Caller | None:
+    async def _by_key(self, details: grpc.HandlerCallDetails, keys: KeyRing, rule: Rule) -> Caller | None:
         """Whose key the call has; None: it has none, and another proof might do."""
         sent = [value for name, value in details.invocation_metadata or () if name == KEY_HEADER]
         if not sent:
-            return None
+            if self._certificates or rule.by_link:
+                return None
+            raise _no_key()
         if len(sent) > 1 or not isinstance(sent[0], str):
             raise RegistryError(Reason.KEY_INVALID, f"the call has several values of {KEY_HEADER}")
         known = await keys.verify(sent[0])

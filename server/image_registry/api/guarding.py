@@ -46,11 +46,11 @@ def unknown_method() -> Handler:
     return refusal(RegistryError(Reason.UNKNOWN_METHOD, "this server has no such method"))
 
 
-def refusal(error: RegistryError) -> Handler:
-    """A handler that ends a call of any kind with `error`, without reading its body."""
+def refusal(error: Exception, method: str = "") -> Handler:
+    """A handler that ends a call of any kind, without reading its body, as `guarded` does when it raises `error`."""
 
     async def refuse(_: Any, context: _Context) -> None:
-        await abort(context, error)
+        await _end(context, method, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 

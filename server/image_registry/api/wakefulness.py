@@ -29,26 +29,28 @@ class Wakefulness:
         self._loop = asyncio.get_running_loop()
         self.awake = False  # it won't sleep now
         self._turning = False
+        self._whose: asyncio.Task[Any] | None = None  # the call that it stays awake for
         self._until = 0.0
         self._left_out = 0  # how many calls are, after one that took longer
         self._to_leave_out = 0  # of these, how many are still to come
 
     def begin(self) -> None:
-        """A call has arrived that will be answered in a moment."""
+        """The call of this task has arrived, and will be answered in a moment."""
         if self.awake:
             return
         if self._to_leave_out:
             self._to_leave_out -= 1
             return
         self.awake = True
+        self._whose = asyncio.current_task()
         self._until = time.perf_counter() + AWAKE_SECONDS
         if not self._turning:
             self._turning = True
             self._loop.call_soon(self._turn)
 
     def end(self) -> None:
-        """A call has its answer."""
-        if self.awake:
+        """The call of this task has its answer; others' are none of the one that it stays awake for."""
+        if self.awake and self._whose is asyncio.current_task():
             self.awake = False
             self._left_out = 0
 

@@ -23,6 +23,7 @@ from image_registry.telemetry.catalogue import AUDIT_LOST
 log = logging.getLogger("image_registry.audit")
 
 INTERVAL = 0.1  # seconds between two writes of rows
+PAUSE = 5.0  # seconds after one that failed for no reason that was foreseen
 AT_ONCE = 1_000  # rows in one write
 KEPT = 100_000  # rows that wait while the database is away; beyond that the oldest are in the lines only
 _LONGEST = 256  # characters of a target or a request's id
@@ -62,6 +63,7 @@ class AuditTrail:
         self._waiting: deque[AuditEntry] = deque(maxlen=KEPT)
         self._notes: list[_Note] = []
         self._something = asyncio.Event()
+        self._insert: asyncio.Future[None] | None = None  # the last write, which may be under way
         self._writer = asyncio.get_running_loop().create_task(self._write_forever(), context=contextvars.Context())
 
     async def __aenter__(self) -> AuditTrail:
@@ -102,11 +104,11 @@ class AuditTrail:
         """Write what waits, and end."""
         self._take()
         self._writer.cancel()
-        await asyncio.gather(self._writer, return_exceptions=True)
+        await asyncio.gather(self._writer, *([self._insert] if self._insert else []), return_exceptions=True)
         try:
             while self._waiting:
                 await self._write_some()
-        except RegistryError as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the lines have them)
             AUDIT_LOST.add(amount=len(self._waiting))
             log.error("%d audit entries are in the log alone: %s", len(self._waiting), error)  # noqa: TRY400
 
@@ -119,11 +121,20 @@ class AuditTrail:
                     await self._write_some()
             except RegistryError:
                 self._something.set()  # the database is away: its own log line says so
+            except Exception:
+                self._something.set()
+                log.exception("audit entries can't be written; the next try is in %.0f s", PAUSE)
+                await asyncio.sleep(PAUSE)
             await asyncio.sleep(INTERVAL)
 
     async def _write_some(self) -> None:
+        """Write the oldest rows. A write that has begun goes on when its caller is cancelled: none is written twice."""
+        self._insert = asyncio.ensure_future(self._insert_some())
+        await asyncio.shield(self._insert)
+
+    async def _insert_some(self) -> None:
         some = [self._waiting[number] for number in range(min(AT_ONCE, len(self._waiting)))]
-        await asyncio.shield(self._db.write(lambda conn: audit.insert(conn, some)))
+        await self._db.write(lambda conn: audit.insert(conn, some))
         for entry in some:
             if self._waiting and self._waiting[0] is entry:
                 self._waiting.popleft()

@@ -84,6 +84,22 @@ async def test_after_calls_that_took_longer_more_and_more_are_left_out(
     assert await left_out() == 0
 
 
+async def test_another_calls_answer_is_not_the_ones_that_it_is_awake_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a busy server, whose calls all take longer, would never leave any out."""
+    monkeypatch.setattr(wakefulness, "AWAKE_SECONDS", 60)
+    awake = Wakefulness()
+    awake.begin()
+
+    async def other() -> None:
+        awake.begin()
+        awake.end()
+
+    await asyncio.create_task(other())
+    assert awake.awake
+    awake.end()
+    assert not awake.awake
+
+
 async def test_a_refused_call_ends_too() -> None:
     awake = Wakefulness()
 
