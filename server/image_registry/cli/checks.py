@@ -18,7 +18,7 @@ from image_registry.builds.packages.engine import look_at_machine
 from image_registry.builds.resolve import uv_program
 from image_registry.cli.connection import Connection
 from image_registry.cli.exits import Failure
-from image_registry.cli.findings import Finding, broken, notice, ok, unchecked
+from image_registry.cli.findings import Finding, broken, guarded, notice, ok, unchecked
 from image_registry.cli.registry_checks import moved_bases, repository
 from image_registry.client import ImageRegistryClient, ImageStatus, JobStatus
 from image_registry.client.channel import is_loopback
@@ -45,15 +45,15 @@ _PULLABLE = {ImageStatus.READY, ImageStatus.OUTDATED}
 
 async def installation(settings: Settings) -> AsyncIterator[Finding]:
     """The parts that run on this machine."""
-    yield await gateway(settings)
-    yield await database(settings)
-    yield await bitmaps(settings)
-    yield disk(settings.data_dir)
-    yield programs()
-    yield system_packages(settings)
-    yield await bases(settings)
-    yield await repository(settings)
-    yield await moved_bases(settings, _dsn(settings))
+    yield await guarded("gateway", lambda: gateway(settings))
+    yield await guarded("database", lambda: database(settings))
+    yield await guarded("bitmaps", lambda: bitmaps(settings))
+    yield await guarded("disk", lambda: disk(settings.data_dir))
+    yield await guarded("programs", programs)
+    yield await guarded("packages", lambda: system_packages(settings))
+    yield await guarded("base images", lambda: bases(settings))
+    yield await guarded("repository", lambda: repository(settings))
+    yield await guarded("moved bases", lambda: moved_bases(settings, _dsn(settings)))
 
 
 def service(connection: Connection) -> list[Finding]:

@@ -143,9 +143,25 @@ class Identities:
 def remove_tree(folder: Path) -> None:
     """Remove a folder as far as this user can, with the files of sandboxes' users in it."""
     shutil.rmtree(folder, ignore_errors=True)
-    if os.geteuid() != 0 and folder.exists():
-        with contextlib.suppress(OSError, NoIdentitiesError):
+    if not folder.exists():
+        return
+    with contextlib.suppress(OSError, NoIdentitiesError):
+        if os.geteuid() != 0:
             Identities.of_this_user().remove(folder)
+        else:  # a root that may not do everything: others' folders have to become its own first
+            _take_folders(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_folders(folder: Path) -> None:
+    os.chown(folder, 0, 0)
+    folder.chmod(0o700)
+    for place, names, _ in os.walk(folder):
+        for name in names:
+            inner = Path(place, name)
+            os.lchown(inner, 0, 0)
+            if not inner.is_symlink():
+                inner.chmod(0o700)
 
 
 def _map_by_program(kind: str, pid: int, *numbers: str) -> None:
