@@ -213,7 +213,7 @@ class AsyncImageRegistryClient(base.ClientBase):
                     for line in text.feed(piece.data):
                         yield line
             except grpc.RpcError as error:
-                await asyncio.sleep(text.broken_off(from_rpc_error(error)))
+                await asyncio.sleep(text.broken_off(from_rpc_error(error, self.address)))
             else:
                 for line in text.end():
                     yield line
@@ -263,7 +263,7 @@ class AsyncImageRegistryClient(base.ClientBase):
                 try:
                     outcome = await self._do(step)
                 except grpc.RpcError as error:
-                    step = flow.throw(from_rpc_error(error))
+                    step = flow.throw(from_rpc_error(error, self.address))
                 else:
                     step = flow.send(outcome)
         except StopIteration as end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +16,9 @@ from google.rpc import status_pb2
 from image_registry.client.models import JobMetadata, ManagedImage, TerminationReason, WaitProgress
 
 _DETAILS = "grpc-status-details-bin"
+_AROUND = re.compile(
+    r".*last error: (?:[A-Z_]+: )?|(?:ipv[46]|unix):\S+: |Failed to connect to remote host: ", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class CallError(ImageRegistryError):
 
     `code` is the canonical code, `reason` the machine-readable reason of the errors' catalogue ('' if the answer
     came from elsewhere than the service), `retry_after` the seconds that the service asks to wait. `metadata`
-    holds the reason's particulars.
+    holds the reason's particulars. `address` is the server that was asked.
     """
 
     default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
@@ -80,6 +84,7 @@ class CallError(ImageRegistryError):
         quotas: tuple[Quota, ...] = (),
         retry_after: float | None = None,
         metadata: Mapping[str, str] | None = None,
+        address: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -91,11 +96,17 @@ class CallError(ImageRegistryError):
         self.quotas = quotas
         self.retry_after = retry_after
         self.metadata: dict[str, str] = dict(metadata or {})
+        self.address = address
 
     @property
     def request_id(self) -> str:
         """What the service's operators need to find the call in their log; '' if the answer names none."""
         return self.metadata.get("requestId", "")
+
+    @property
+    def cause(self) -> str:
+        """The message; of what gRPC says when there is no connection, the cause alone: 'Connection refused'."""
+        return self.message if self.reason else _AROUND.sub("", self.message)
 
 
 class InvalidArgumentError(CallError):
@@ -141,9 +152,15 @@ class ResourceExhaustedError(CallError):
 
 
 class UnavailableError(CallError):
-    """The service can't be reached, or can't serve at the moment."""
+    """The service can't be reached, or can't serve at the moment; `message` of the former is gRPC's own."""
 
     default_code = grpc.StatusCode.UNAVAILABLE
+
+    def __str__(self) -> str:
+        if self.reason or not self.address:
+            return self.message
+        remedy = "start the product with `image-registry up`, or give the client the address of its server"
+        return f"{self.address} can't be reached: {self.cause}; {remedy}"
 
 
 class DeadlineExceededError(CallError):
@@ -213,13 +230,17 @@ _BY_CODE: dict[grpc.StatusCode, type[CallError]] = {
 } | {cls.default_code: cls for cls in CallError.__subclasses__()}
 
 
-def from_rpc_error(error: grpc.RpcError) -> CallError:
-    """The exception for a failed call, with everything that its status says."""
+def from_rpc_error(error: grpc.RpcError, address: str = "") -> CallError:
+    """The exception for a failed call to that address, with everything that its status says.
+
+    A traceback shows gRPC's own exception, its `__context__`, only where nobody foresaw what happened.
+    """
     call: Any = error
     code = call.code()
     message = call.details() or code.name.replace("_", " ").lower()
-    raised = _BY_CODE.get(code, CallError)(message, code=code, **_details(call))
-    raised.__cause__ = error
+    raised = _BY_CODE.get(code, CallError)(message, code=code, address=address, **_details(call))
+    raised.__context__ = error
+    raised.__suppress_context__ = not isinstance(raised, InternalError)
     return raised
 
 

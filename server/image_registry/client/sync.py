@@ -212,7 +212,7 @@ class ImageRegistryClient(base.ClientBase):
                 for piece in stream:
                     yield from text.feed(piece.data)
             except grpc.RpcError as error:
-                time.sleep(text.broken_off(from_rpc_error(error)))
+                time.sleep(text.broken_off(from_rpc_error(error, self.address)))
             else:
                 yield from text.end()
                 return
@@ -260,7 +260,7 @@ class ImageRegistryClient(base.ClientBase):
                 try:
                     outcome = self._do(step)
                 except grpc.RpcError as error:
-                    step = flow.throw(from_rpc_error(error))
+                    step = flow.throw(from_rpc_error(error, self.address))
                 else:
                     step = flow.send(outcome)
         except StopIteration as end:

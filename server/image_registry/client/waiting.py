@@ -66,7 +66,7 @@ def wait(plan: Wait, limits: Limits) -> Flow[ManagedImage]:
         except _PASSING as error:
             if seen is None or clock() - last_seen > OUTAGE_PATIENCE:
                 raise
-            seen = replace(seen, outage=error.message)
+            seen = replace(seen, outage=error.cause)
         seen = replace(seen, elapsed=clock() - started)
         plan.on_progress(seen)
         if not seen.outage and _is_over(plan, seen):

@@ -1,6 +1,7 @@
 """Statuses become exceptions with their details parsed."""
 
 import pickle
+import traceback
 from typing import Any
 
 import grpc
@@ -109,6 +110,28 @@ def test_a_status_from_elsewhere_or_damaged_is_an_error_without_details() -> Non
     assert unknown.code is grpc.StatusCode.ABORTED
     assert isinstance(from_rpc_error(Failed(grpc.StatusCode.UNKNOWN, "?")), InternalError)
     assert type(from_rpc_error(Failed(grpc.StatusCode.CANCELLED, "?"))) is CallError
+
+
+def test_without_a_connection_the_address_and_what_to_do_are_told_in_plain_words() -> None:
+    cause = "connect: Connection refused (111)"
+    said = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
+        f"Failed to connect to remote host: {cause}"
+    )
+    error = from_rpc_error(Failed(grpc.StatusCode.UNAVAILABLE, said), "127.0.0.1:1")
+    assert str(error).startswith(f"127.0.0.1:1 can't be reached: {cause}; start the product")
+    assert error.message == said
+    assert len(traceback.format_exception(error)) == 1, "what gRPC raised is no part of the traceback"
+    assert isinstance(error.__context__, Failed)
+    status = to_status(RegistryError(Reason.DATABASE_UNAVAILABLE, "the database is away"))
+    trailers = ((TRAILER, status.SerializeToString()),)
+    answered = from_rpc_error(Failed(grpc.StatusCode.UNAVAILABLE, status.message, trailers), "127.0.0.1:1")
+    assert str(answered) == answered.cause == "the database is away"
+
+
+def test_what_nobody_foresaw_keeps_its_whole_traceback() -> None:
+    unforeseen = from_rpc_error(Failed(grpc.StatusCode.UNKNOWN, "?"), "127.0.0.1:1")
+    assert len(traceback.format_exception(unforeseen)) > 1
 
 
 def test_errors_survive_pickling() -> None:

@@ -143,7 +143,8 @@ def test_time_is_up() -> None:
 
 
 def test_a_short_outage_is_shown_and_outlasted() -> None:
-    away = [UnavailableError("refused")] * 3
+    grpcs = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: refused"
+    away = [UnavailableError(grpcs)] * 3
     world = World(
         job(JobStatus.RUNNING), image(ImageStatus.BUILDING_FIRST_TIME), *away, job(JobStatus.SUCCEEDED),
         image(ImageStatus.READY),
