@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import click
 
 from image_registry.cli.connection import Connection, connection_options
+from image_registry.cli.exits import ExitCode, Failure
 from image_registry.cli.output import note, output_option, print_one
 from image_registry.cli.wishes import Wish, wish_options
-from image_registry.client import CreateImageResult, FoundImage, ManagedImage
+from image_registry.client import (
+    AlreadyExistsError,
+    CallError,
+    CreateImageResult,
+    FoundImage,
+    ImageRegistryClient,
+    ImageStatus,
+    ManagedImage,
+)
 
 
 @click.command()
@@ -39,7 +51,7 @@ def create(
       image-registry images create api -r requirements.txt --python 3.11
       image-registry images create ci -r requirements.txt --reuse --wait -o name
     """
-    with connection.told(wish.said()), connection.client() as client:
+    with connection.told(wish.said()), connection.client() as client, _failed_namesakes_told(client, name):
         made = client.create_image(name, wish.pips, wish.packages, python_version=wish.python_version, reuse=reuse)
     if isinstance(made, FoundImage):
         note(f"{made.image.name} holds all of it already: nothing is built")
@@ -53,6 +65,24 @@ def create(
             f"watch it with: image-registry images wait {name}",
         ]
         print_one(made, output, name=name, table=lambda: lines)
+
+
+@contextmanager
+def _failed_namesakes_told(client: ImageRegistryClient, name: str) -> Iterator[None]:
+    """A refusal because of an image whose build failed says so: nobody wants that image."""
+    try:
+        yield
+    except AlreadyExistsError as error:
+        with suppress(CallError):
+            if client.get_image(name).status is ImageStatus.FAILED:
+                remedy = (
+                    f"see why: image-registry images logs {name}\n"
+                    f"then delete it, and create it anew: image-registry images delete {name}\n"
+                    f"or build it again as it is: image-registry images sync {name}"
+                )
+                message = f"{error.message}; its build failed"
+                raise Failure(message, code=ExitCode.ALREADY_EXISTS, remedy=remedy) from error
+        raise
 
 
 def _watch(connection: Connection, created: CreateImageResult, output: str, timeout: float | None) -> None:

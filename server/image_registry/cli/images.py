@@ -10,6 +10,7 @@ import click
 from image_registry.cli.completing import complete_image
 from image_registry.cli.connection import Connection, connection_options
 from image_registry.cli.create import create
+from image_registry.cli.exits import ExitCode
 from image_registry.cli.find import find
 from image_registry.cli.groups import InOrder
 from image_registry.cli.output import coloured, columns, note, output_option, print_many, print_one
@@ -79,6 +80,8 @@ def get(connection: Connection, name: str, output: str) -> None:
     with connection.told(), connection.client() as client:
         image = client.get_image(name)
     print_one(image, output, name=image.name, table=lambda: _page(image))
+    if output == "table" and image.status is ImageStatus.FAILED:
+        note(f"see why its build failed: image-registry images logs {name}")
 
 
 @images.command()
@@ -175,7 +178,9 @@ def delete(connection: Connection, name: str, yes: bool) -> None:
             image = client.get_image(name)
             if not sys.stdin.isatty():
                 raise click.UsageError("nobody can be asked here, standard input being no terminal: say --yes")
-            click.confirm(f"Delete {name} and all that is in {image.repo_uri}?", abort=True, err=True)
+            if not click.confirm(f"Delete {name} and all that is in {image.repo_uri}?", err=True):
+                note("nothing is deleted")
+                click.get_current_context().exit(ExitCode.REFUSED)
         client.delete_image(name)
     note(f"{name} is deleted; its repository will be gone soon")
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import click
 
 from image_registry.cli.connection import Connection, connection_options
+from image_registry.cli.exits import Failure
 from image_registry.cli.groups import InOrder
 from image_registry.cli.output import age, coloured, output_option, print_many, print_one
-from image_registry.client import JobMetadata, JobStatus
+from image_registry.client import InvalidArgumentError, JobMetadata, JobStatus
 
 _HEADER = ("JOB", "STATUS", "CREATED", "RAN", "PROGRESS")
 
@@ -51,7 +54,7 @@ def list_(connection: Connection, image_name: str | None, statuses: tuple[str, .
 @connection_options
 def get(connection: Connection, job_id: str, output: str) -> None:
     """Show one build: how far it came, and why it ended."""
-    with connection.told(), connection.client() as client:
+    with connection.told(), _names_of_images_told(job_id), connection.client() as client:
         job = client.get_job(job_id)
     print_one(job, output, name=job.job_id, table=lambda: _page(job))
 
@@ -62,7 +65,7 @@ def get(connection: Connection, job_id: str, output: str) -> None:
 @connection_options
 def logs(connection: Connection, job_id: str, follow: bool) -> None:
     """Print the log of a build."""
-    with connection.told(), connection.client() as client:
+    with connection.told(), _names_of_images_told(job_id), connection.client() as client:
         for line in client.read_job_logs(job_id, follow=follow):
             click.echo(line)
 
@@ -72,10 +75,25 @@ def logs(connection: Connection, job_id: str, follow: bool) -> None:
 @connection_options
 def cancel(connection: Connection, job_id: str) -> None:
     """Stop a build. One that waits ends at once, one that runs within seconds; twice is the same as once."""
-    with connection.told(), connection.client() as client:
+    with connection.told(), _names_of_images_told(job_id), connection.client() as client:
         client.cancel_job(job_id)
         job = client.get_job(job_id)
     click.echo(f"{job_id} is {job.status}" if job.is_finished else f"{job_id} is being stopped")
+
+
+@contextmanager
+def _names_of_images_told(job_id: str) -> Iterator[None]:
+    """What is no job's id may be an image's name: say which commands take that."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        if not any(fault.field == "jobId" for fault in error.faults):
+            raise
+        remedy = (
+            f"if it is an image, the log of its newest build: image-registry images logs {job_id}\n"
+            f"all of its builds: image-registry jobs list --image {job_id}"
+        )
+        raise Failure(f"{job_id!r} is no job's id", remedy=remedy) from error
 
 
 def _row(job: JobMetadata) -> tuple[str, ...]:

@@ -173,6 +173,29 @@ async def test_a_failed_build_is_exit_code_5_with_its_cause(service: Service) ->
     assert "its log: image-registry jobs logs" in done.err
 
 
+async def test_an_image_whose_build_failed_is_explained_where_it_is_met(service: Service) -> None:
+    await service.create("vision")
+    taken = await run(service, "images", "create", "vision", "--pip", "numpy")
+    assert (taken.code, "its build failed" in taken.err) == (7, False)
+    await service.report("vision", ok=False)
+    taken = await run(service, "images", "create", "vision", "--pip", "numpy")
+    assert (taken.code, taken.out) == (7, "")
+    assert "error: an image named 'vision' exists already; its build failed" in taken.err
+    assert "image-registry images logs vision\n" in taken.err
+    assert "image-registry images delete vision\n" in taken.err
+    shown = await run(service, "images", "get", "vision")
+    assert (shown.code, shown.err) == (0, "see why its build failed: image-registry images logs vision\n")
+    assert (await run(service, "images", "get", "vision", "-o", "json")).err == ""
+
+
+async def test_an_images_name_in_place_of_a_jobs_id(service: Service) -> None:
+    for command in ("get", "logs", "cancel"):
+        done = await run(service, "jobs", command, "vision")
+        assert (done.code, done.out) == (1, "")
+        assert "error: 'vision' is no job's id" in done.err
+        assert "image-registry images logs vision" in done.err
+
+
 async def test_ctrl_c_leaves_the_build_running_and_says_so(service: Service) -> None:
     process = await start(service, "images", "create", "vision", "--pip", "numpy", "--wait")
     await line_with(process, "waits for its base image")
