@@ -93,6 +93,9 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(PermissionError):  # the parent has made a session already
         os.setsid()
     folder = Path(arguments[1]) if arguments[1:] else None
+    if folder is not None and arguments[2:]:  # before the plan, for which a parent that was stopped lets it wait
+        _clean_up_on_signal(folder)
+        _watch_lease(int(arguments[2]))
     events = Events(_private_output())
     plan = BuildPlan.from_json(sys.stdin.readline())
     events.hide(plan)
@@ -100,8 +103,6 @@ def main(arguments: list[str]) -> int:
         plan.work_dir.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="build-", dir=plan.work_dir))
     _clean_up_on_signal(folder)
-    if arguments[2:]:
-        _watch_lease(int(arguments[2]))
     die_with_parent(parent, signal.SIGTERM)
     _limit(plan.limits)
     try:
@@ -159,7 +160,7 @@ def _clean_up_on_signal(folder: Path) -> None:
 
 
 def _watch_lease(descriptor: int) -> None:
-    """Look at the lease several times a second, and end as if asked to when it is over."""
+    """Look at the lease now and several times a second, and end as if asked to when it is over."""
 
     def look(*_: object) -> None:
         if clock() > end_of_lease(descriptor):
@@ -167,6 +168,7 @@ def _watch_lease(descriptor: int) -> None:
 
     signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
+    look()
 
 
 def _remove(folder: Path) -> None:

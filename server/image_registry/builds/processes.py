@@ -62,6 +62,29 @@ def run_tool(argv: Sequence[str], environment: Mapping[str, str], text: str) -> 
     )
 
 
+def group_works(group: int) -> bool:
+    """Whether a process group has a process that still runs.
+
+    One that has ended and waits to be reaped does not, though signals reach it: orphans are for the machine's first
+    process to reap, and some look for them every few seconds only. Without /proc, whatever is there counts.
+    """
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    return not stats or any(_works_in(stat, group) for stat in stats)
+
+
+def _works_in(stat: Path, group: int) -> bool:
+    try:
+        fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:  # gone meanwhile
+        return False
+    state, of_group, threads = fields[0], int(fields[2]), int(fields[17])
+    return of_group == group and (state not in {"Z", "X"} or threads > 1)
+
+
 def oom_kills() -> int:
     """Return how many processes the kernel has killed for lack of memory so far, as narrowly as it tells.
 

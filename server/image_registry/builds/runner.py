@@ -22,7 +22,7 @@ from image_registry.builds.lease import Lease
 from image_registry.builds.packages.control_group import remove_abandoned_groups, remove_group
 from image_registry.builds.packages.identities import remove_tree
 from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Stage
-from image_registry.builds.processes import machine_environment, oom_kills
+from image_registry.builds.processes import group_works, machine_environment, oom_kills
 
 _LONGEST_LINE = 64 * 1024 * 1024
 _LONGEST_ERRORS = 64 * 1024
@@ -215,10 +215,8 @@ class _Run:
             os.killpg(group, signal.SIGKILL)
         await self._process.wait()
         give_up = time.monotonic() + _BURIAL_SECONDS
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < give_up:
-                os.killpg(group, 0)  # raises when nobody is left
-                await asyncio.sleep(_POLL_SECONDS)
+        while group_works(group) and time.monotonic() < give_up:  # noqa: ASYNC110 (other processes end)
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -1,6 +1,10 @@
 """What a worker does when it is cut off or stopped, and whom it serves first when there is much to do."""
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +18,7 @@ from ri.api.imageregistry import job_status_pb2 as status
 from image_registry.builds.lease import Lease, clock
 from image_registry.builds.oci.layout import LayoutRepository
 from image_registry.builds.plan import BuildFailed, BuildPlan, FailureReason, PackageIndex
+from image_registry.builds.processes import group_works
 from image_registry.builds.runner import remove_leftovers, run_build
 from image_registry.models import BuildReport, Priority
 from image_registry.registry.builds import Claim
@@ -95,6 +100,41 @@ async def test_a_build_whose_worker_is_stopped_ends_itself_with_its_lease(
     assert "killed by signal 9" in caught.value.message
     assert list((tmp_path / "work").iterdir()) == []
     assert not (tmp_path / "images").exists()
+
+
+def test_a_build_that_still_waits_for_its_plan_ends_itself_with_its_lease(tmp_path: Path) -> None:
+    """Its worker may be stopped between the start of the process and the plan's last byte."""
+    folder = tmp_path / "build-1"
+    folder.mkdir()
+    with Lease(clock() + 0.5) as lease:
+        child = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "image_registry.builds.child"),
+                *(str(os.getpid()), str(folder), str(lease.descriptor)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[lease.descriptor],
+            start_new_session=True,
+        )
+        try:
+            assert child.wait(20) == -signal.SIGKILL
+        finally:
+            child.kill()
+            child.communicate()
+    assert not folder.exists()
+
+
+def test_what_was_killed_works_no_more_though_nobody_has_reaped_it() -> None:
+    """A build's orphans are for the machine's first process to reap, which may take seconds."""
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    assert group_works(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    os.killpg(process.pid, 0)  # it is still there
+    assert not group_works(process.pid)
+    process.wait()
+    assert not group_works(process.pid)
 
 
 def test_folders_of_killed_builds_are_removed_and_those_of_others_are_not(tmp_path: Path) -> None:
