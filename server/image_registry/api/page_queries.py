@@ -96,7 +96,10 @@ def job_query(request: jobs_pb2.ListJobsRequest, tokens: PageTokens) -> JobQuery
 
 def _page_size(value: int, faults: Faults) -> int:
     if value < 0:
-        faults.add("pageSize", f"must be 0 (for {limits.DEFAULT_PAGE}) to {limits.LARGEST_PAGE}")
+        faults.add(
+            "pageSize",
+            f"must not be negative: 0 is {limits.DEFAULT_PAGE}, more than {limits.LARGEST_PAGE:,} are cut to that",
+        )
     return min(value, limits.LARGEST_PAGE) or limits.DEFAULT_PAGE
 
 

@@ -90,7 +90,8 @@ def new_image(request: pb.CreateImageRequest, accepts: Accepts, request_ids: Seq
     packages = _package_requirements(request, accepts.package_type, faults)
     version = request.python_version or accepts.default_python
     if version not in accepts.python_versions:
-        faults.add("pythonVersion", f"must be one of {', '.join(accepts.python_versions)}, or empty")
+        why = "this deployment has base images for no other (IMAGE_REGISTRY_BASE_IMAGES)"
+        faults.add("pythonVersion", f"must be one of {', '.join(accepts.python_versions)}, or empty: {why}")
     faults.stop()
     return NewImage(request.name, version, tuple(pips), tuple(packages))
 
@@ -105,7 +106,8 @@ def wanted_contents(request: FindImagesRequest, accepts: Accepts) -> tuple[Wante
     if request.python_version and not _PYTHON.fullmatch(request.python_version):
         faults.add("pythonVersion", "must be X.Y, such as 3.11, or empty for any")
     if request.max_results < 0:
-        faults.add("maxResults", f"must be 0 (for {limits.FOUND_IMAGES}) to {limits.MOST_FOUND_IMAGES}")
+        cut = f"more than {limits.MOST_FOUND_IMAGES} are cut to that"
+        faults.add("maxResults", f"must not be negative: 0 is {limits.FOUND_IMAGES}, {cut}")
     faults.stop()
     most = min(request.max_results, limits.MOST_FOUND_IMAGES) or limits.FOUND_IMAGES
     return WantedContents(tuple(pips), tuple(packages), request.python_version), most

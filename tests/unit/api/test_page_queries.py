@@ -40,6 +40,8 @@ def test_page_sizes(asked: int, given: int) -> None:
 def test_negative_page_sizes(size: int) -> None:
     assert refusal(images, page_size=size) == (Reason.INVALID_REQUEST, {"pageSize"})
     assert refusal(jobs, page_size=size) == (Reason.INVALID_REQUEST, {"pageSize"})
+    with pytest.raises(RegistryError, match="must not be negative: 0 is 50, more than 1,000 are cut to that"):
+        images(page_size=size)
 
 
 def test_filters_are_brought_into_one_form() -> None:

@@ -105,7 +105,8 @@ def test_all_faults_of_a_create_are_reported_at_once() -> None:
         "the two",
         "packageRequirements[3].packageType": "must be PACKAGE_TYPE_APT: the base images of this deployment take no "
         "other",
-        "pythonVersion": "must be one of 3.11, 3.12, or empty",
+        "pythonVersion": "must be one of 3.11, 3.12, or empty: this deployment has base images for no other "
+        "(IMAGE_REGISTRY_BASE_IMAGES)",
     }
 
 
