@@ -117,7 +117,7 @@ class KeyRing:
         self._db = db
         self._now = now
         self._keys: dict[str, StoredKey] = {}
-        self._seen = 0
+        self._newest: StoredKey | None = None  # by the last change that was read
         self._fresh_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._noted: dict[str, float] = {}
@@ -170,11 +170,22 @@ class KeyRing:
     async def _read_changes(self) -> None:
         await asyncio.sleep(max(0.0, self._fresh_at + SPACING - time.monotonic()))
         began = time.monotonic()
-        changed = await self._db.read(lambda conn: keys.changed_since(conn, self._seen))
-        for key in changed:
-            self._keys[key.prefix] = key
-            self._seen = max(self._seen, key.change)
+        self._keys, self._newest = await self._db.read(self._as_they_are)
         self._fresh_at = began
+
+    async def _as_they_are(self, conn: Connection) -> tuple[dict[str, StoredKey], StoredKey | None]:
+        """All keys, and the one that changed last. Only what changed is read, if it follows what was read before.
+
+        It needn't: a failover can lose commits, a restore brings an older state, and the numbers of the lost changes
+        are given to others then. So the last change is read once more; if it isn't there as it was, everything is read.
+        """
+        newest = self._newest
+        changed = await keys.changed_from(conn, newest.change if newest else 0)
+        follows = newest is None or newest in changed
+        if not follows:
+            changed = sorted(await keys.everything(conn), key=lambda key: key.change)
+        known = {**(self._keys if follows else {}), **{key.prefix: key for key in changed}}
+        return known, changed[-1] if changed else None
 
     def _note_use(self, prefix: str) -> None:
         now = time.monotonic()

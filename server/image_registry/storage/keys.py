@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from psycopg.rows import DictRow
@@ -17,7 +17,10 @@ _SQL = load("keys.sql")
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key as it is kept. `prefix` is public and names it, `hash` is SHA-256 of the whole key."""
+    """A key as it is kept. `prefix` is public and names it, `hash` is SHA-256 of the whole key.
+
+    Keys are equal if they are one by the same change.
+    """
 
     prefix: str
     hash: bytes
@@ -26,7 +29,7 @@ class StoredKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_at: datetime | None
+    last_used_at: datetime | None = field(compare=False)
     change: int
 
 
@@ -49,9 +52,9 @@ async def revoke(conn: Connection, prefix: str) -> StoredKey | None:
     return _key_or_none(await (await conn.execute(_SQL["get"], {"prefix": prefix})).fetchone())
 
 
-async def changed_since(conn: Connection, change: int) -> Sequence[StoredKey]:
-    """The keys that were made or changed after the change of that number."""
-    return [_key(row) for row in await (await conn.execute(_SQL["changed"], {"seen": change})).fetchall()]
+async def changed_from(conn: Connection, change: int) -> Sequence[StoredKey]:
+    """The keys whose last change is that of this number or a later one, in the order of changes."""
+    return [_key(row) for row in await (await conn.execute(_SQL["changed"], {"change": change})).fetchall()]
 
 
 async def note_use(conn: Connection, prefix: str) -> None:

@@ -18,7 +18,7 @@ update api_keys set revoked_at = now() where prefix = %(prefix)s and revoked_at 
 select {key} from api_keys where prefix = %(prefix)s
 
 -- name: changed
-select {key} from api_keys where change > %(seen)s order by change
+select {key} from api_keys where change >= %(change)s order by change
 
 -- Replicas note uses independently; a minute's worth of them is one write.
 -- name: note_use

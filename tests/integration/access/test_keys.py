@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from image_registry.cli.keys import keys as command
 from image_registry.errors import Reason, RegistryError
 from image_registry.models import Role
-from image_registry.registry.keys import KeyRing, Keys
+from image_registry.registry.keys import KNOWN_FOR, KeyRing, Keys
 from image_registry.storage.database import Connection, Database
 
 
@@ -60,6 +60,30 @@ async def test_a_revoked_key_is_refused_by_every_replica_within_a_second(databas
     with pytest.raises(RegistryError) as caught:
         await keys.revoke("imgreg_00000000")
     assert caught.value.reason is Reason.KEY_NOT_FOUND
+
+
+@pytest.mark.parametrize("new_changes", [0, 3, 9])
+async def test_a_key_that_is_revoked_after_a_failover_that_lost_changes_is_refused(
+    database: Database, new_changes: int
+) -> None:
+    keys, ring = Keys(database), KeyRing(database)
+    kept = await keys.create(Role.ADMIN)
+    await ring.verify(kept.secret)
+    lost = [await keys.create(Role.MEMBER) for _ in range(4)]  # on a primary whose standby never got them
+    for key in lost:
+        await ring.verify(key.secret)
+
+    async def fail_over(conn: Connection) -> None:
+        await conn.execute("delete from api_keys where change > 1")
+        await conn.execute("update api_key_changes set newest = 1")
+
+    await database.write(fail_over)
+    await keys.revoke(kept.stored.prefix)
+    new = [await keys.create(Role.MEMBER) for _ in range(new_changes)]  # fewer, as many, more than were lost
+    await asyncio.sleep(KNOWN_FOR)
+    assert await _reason(ring, kept.secret) is Reason.KEY_REVOKED
+    assert {await _reason(ring, key.secret) for key in lost} == {Reason.KEY_INVALID}
+    assert {await _reason(ring, key.secret) for key in new} <= {None}
 
 
 async def test_expiry(database: Database) -> None:
