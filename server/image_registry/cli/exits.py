@@ -21,6 +21,20 @@ _REMEDIES = {
     "else choose another name",
 }
 
+# Somebody answers, but in another language: a sign of it in gRPC's words, what it means, what to do.
+_MISUNDERSTOOD = (
+    (
+        "Failed parsing HTTP/2",
+        "is no gRPC server: something else listens there",
+        "name the product's server with --server host:port; `up --grpc-address host:port` has it listen elsewhere",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "speaks no TLS, with which it was asked",
+        "leave --tls out, or say --no-tls where TLS is the default; else something else may listen there",
+    ),
+)
+
 
 class ExitCode(IntEnum):
     """What a script can tell from a command's exit code."""
@@ -152,6 +166,9 @@ def _call_failure(error: CallError, address: str, tls_by_default: bool, said: di
 def _unreachable(message: str, address: str, tls_by_default: bool) -> Failure:
     from image_registry.client.channel import is_loopback  # noqa: PLC0415
 
+    for sign, fault, remedy in _MISUNDERSTOOD:
+        if sign in message:
+            return Failure(f"{address} {fault}", code=ExitCode.UNAVAILABLE, remedy=remedy)
     cause = re.sub(
         r".*last error: (?:[A-Z_]+: )?|(?:ipv[46]|unix):\S+: |Failed to connect to remote host: ", "", message
     )

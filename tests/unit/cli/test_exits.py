@@ -1,6 +1,10 @@
 """Exit codes and refusals as text."""
 
 import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from image_registry.client import (
     DeadlineExceededError,
     FailedPreconditionError,
     FieldFault,
+    ImageRegistryClient,
     ImageRegistryError,
     ImageStatus,
     InternalError,
@@ -108,6 +113,46 @@ def test_an_unreachable_server_is_named_with_the_cause_alone() -> None:
     assert failure.message == "127.0.0.1:1 can't be reached: Connection refused"
     assert "--no-tls" not in failure.remedy
     assert "--no-tls" in told(UnavailableError(REFUSED), "x.example:1", tls_by_default=True).remedy
+
+
+@contextmanager
+def another_program() -> Iterator[str]:
+    """Something that answers whoever speaks to it in words of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            with suppress(OSError):
+                while True:
+                    with listening.accept()[0] as caller:
+                        caller.recv(4096)
+                        caller.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("tls", "message", "remedy"),
+    [
+        (False, "is no gRPC server: something else listens there", "--server host:port"),
+        (True, "speaks no TLS, with which it was asked", "leave --tls out"),
+    ],
+)
+def test_something_else_on_the_port(tls: bool, message: str, remedy: str) -> None:
+    with (
+        another_program() as address,
+        pytest.raises(Failure) as caught,
+        refusals_told(address),
+        ImageRegistryClient(address, tls=tls, timeout=5) as client,
+    ):
+        client.is_serving()
+    assert caught.value.message == f"{address} {message}"
+    assert remedy in caught.value.remedy
+    assert "start the product" not in caught.value.remedy
+    assert caught.value.exit_code == 4
 
 
 @pytest.mark.parametrize(
