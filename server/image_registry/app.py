@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import resource
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -149,8 +150,8 @@ async def check_schema(dsn: str) -> None:
 
 def unreachable(dsn: str, error: psycopg.Error) -> str:
     """One sentence about a database that doesn't answer, without its password."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    cause = error.diag.message_primary or lines[-1].strip()  # a statement's error ends with a mark below the statement
+    text = str(error).strip() or type(error).__name__
+    cause = error.diag.message_primary or re.sub("^connection (?:failed|is bad): ", "", text.splitlines()[0])
     return f"the database {describe_dsn(dsn)} can't be used: {cause}"
 
 

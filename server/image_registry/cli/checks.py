@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from image_registry.app import unreachable
+from image_registry.app import check_schema, unreachable
 from image_registry.builds.debian import DebianBase
 from image_registry.builds.packages.engine import look_at_machine
 from image_registry.builds.resolve import uv_program
@@ -163,7 +163,7 @@ async def bitmaps(settings: Settings) -> Finding:
     dsn = _dsn(settings)
     try:
         found = await _lag(dsn) if dsn else None
-    except (RegistryError, psycopg.Error):
+    except (RegistryError, StartError, psycopg.Error):
         found = None
     if found is None:
         return unchecked("bitmaps", "can't be told without the database and its schema")
@@ -177,6 +177,7 @@ async def bitmaps(settings: Settings) -> Finding:
 
 
 async def _lag(dsn: str) -> Lag:
+    await check_schema(dsn)
     db = Database(dsn, size=1, wait=3, statement_timeout=5)
     await db.open()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def doctor(connection: Connection, data_dir: Path | None, http_address: str | No
     that builds use, the base images and whether they moved, the place where images go, whether they are there, and when
     certificates end. A server on another machine is looked at from outside only. Exit code 1 if anything is broken.
     """
+    logging.getLogger().addHandler(logging.NullHandler())  # what libraries would log is told as findings
     found = [_told(finding) for finding in checks.service(connection)]
     if checks.is_local(connection):
         settings = load(data_dir=data_dir, http_address=http_address)

@@ -141,6 +141,9 @@ async def test_a_database_that_is_away(base: str, tmp_path: Path) -> None:
         data_dir=tmp_path,
     )
     assert report.line("database").startswith("BROKEN")
+    assert report.line("database").endswith("failed: Connection refused")
+    assert report.line("bitmaps") == "-       bitmaps      can't be told without the database and its schema"
+    assert "error connecting" not in report.text
     assert "secret" not in report.text
 
 

@@ -397,5 +397,6 @@ def test_an_unreachable_database_is_one_sentence_without_the_password(unused_tcp
         code, out, err = command(dsn, *arguments)
         assert (code, out) == (1, "")
         assert err.startswith(f"error: the database 127.0.0.1:{unused_tcp_port}/x can't be used: ")
+        assert err.endswith("failed: Connection refused\n")
         assert err.count("\n") == 1
         assert "secret" not in err
