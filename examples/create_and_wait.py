@@ -19,6 +19,8 @@ def show(seen: WaitProgress) -> None:
     print(f"{seen.elapsed:5.1f} s  {seen.job.status if seen.job else seen.image.status}")
 
 
+if len(sys.argv) < 4:
+    sys.exit(f"usage: python {sys.argv[0]} HOST:PORT NAME REQUIREMENT…")
 address, name, *requirements = sys.argv[1:]
 
 with ImageRegistryClient(address) as registry:

@@ -7,6 +7,8 @@ import sys
 
 from image_registry.client import ImageRegistryClient, ImageStatus
 
+if len(sys.argv) < 2:
+    sys.exit(f"usage: python {sys.argv[0]} HOST:PORT LIBRARY[==VERSION]…")
 address, *libraries = sys.argv[1:]
 
 with ImageRegistryClient(address) as registry:

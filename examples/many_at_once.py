@@ -26,4 +26,6 @@ async def main(address: str, wishes: list[str]) -> None:
     print("\n".join(lines))
 
 
+if len(sys.argv) < 3 or not all("=" in wish for wish in sys.argv[2:]):
+    sys.exit(f"usage: python {sys.argv[0]} HOST:PORT NAME=LIBRARY[,LIBRARY…]…")
 asyncio.run(main(sys.argv[1], sys.argv[2:]))

@@ -7,6 +7,8 @@ import sys
 
 from image_registry.client import FoundImage, ImageRegistryClient
 
+if len(sys.argv) < 4:
+    sys.exit(f"usage: python {sys.argv[0]} HOST:PORT NAME REQUIREMENT…")
 address, name, *requirements = sys.argv[1:]
 
 with ImageRegistryClient(address) as registry:

@@ -4,6 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures.service import Service
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -32,6 +34,23 @@ async def recorded(service: Service, *names: str) -> None:
                     break
                 except Exception:  # noqa: BLE001  not there yet
                     await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("create_and_wait.py", ["127.0.0.1:1", "team"]),
+        ("many_at_once.py", ["127.0.0.1:1", "team"]),
+        ("reuse_or_build.py", ["127.0.0.1:1", "team"]),
+        *((path.name, []) for path in sorted(EXAMPLES.glob("*.py"))),
+    ],
+)
+async def test_too_few_arguments_are_told_by_the_usage(script: str, arguments: list[str]) -> None:
+    process = await start(script, *arguments)
+    text = await output(process)
+    assert text.startswith("usage: python ")
+    assert text.count("\n") == 1
+    assert process.returncode == 1
 
 
 async def test_create_and_wait(service: Service) -> None:
