@@ -20,6 +20,7 @@ T = TypeVar("T")
 _UNTOUCHED = {"OVERLOADED", "RATE_LIMITED"}  # the service's reasons for turning a call away before doing anything
 _LASTING = {"QUEUE_LIMIT", "IMAGE_LIMIT"}  # limits that pass when builds end or images go: the caller's to decide
 _PROBE_SECONDS = 2.0
+_CONNECTING = 0.9  # of a call's time at most: the rest is for learning why there is no connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def perform(call: Call[T], limits: Limits) -> Flow[T]:
     """Carry out a call, with retries as far as they are safe. Raises CallError."""
     deadline = limits.clock() + limits.timeout
     if call.safety is Safety.ONCE:
-        yield from _connect(limits)
+        yield from _connect(limits, deadline)
     attempt = 1
     while True:
         try:
@@ -94,24 +95,28 @@ def perform(call: Call[T], limits: Limits) -> Flow[T]:
         attempt += 1
 
 
-def _connect(limits: Limits) -> Flow[None]:
+def _connect(limits: Limits, deadline: float) -> Flow[None]:
     """Make sure of a connection, so that a call that may be sent once only isn't lost to the lack of one.
 
     Any answer to the probe, a refusal included, shows that there is one. gRPC's own watch over a channel's state is
     no way to learn it: in the sync library its thread breaks when the channel is closed soon afterwards.
     """
+    longest = min(limits.connect_timeout, limits.timeout * _CONNECTING)
     try:
-        yield Send(calls.is_serving(), min(limits.connect_timeout, limits.timeout), wait_for_ready=True)
+        yield Send(calls.is_serving(), longest, wait_for_ready=True)
     except DeadlineExceededError:
-        yield from _tell_why()
+        left = deadline - limits.clock()
+        if left <= 0:
+            raise
+        yield from _tell_why(min(_PROBE_SECONDS, left))
     except CallError:
         return
 
 
-def _tell_why() -> Flow[None]:
+def _tell_why(timeout: float) -> Flow[None]:
     """Raise UnavailableError with the cause for which there is no connection, unless there is one by now."""
     try:
-        yield Send(calls.is_serving(), _PROBE_SECONDS)
+        yield Send(calls.is_serving(), timeout)
     except UnavailableError:
         raise
     except CallError:

@@ -22,11 +22,12 @@ from image_registry.client.flow import Flow, Limits, Pause, Send, Step, perform
 READ = calls.get_image("vision")
 WRITE = calls.delete_image("vision")
 CREATE = calls.create_image("vision", [], [], "", "id-1")
+HANGS = object()  # an outcome: no answer before the deadline of the call
 POLICY = RetryPolicy(attempts=3, first_delay=0.1, longest_delay=1.0)
 
 
 class World:
-    """Carries steps out: time passes in pauses only; `outcomes` are what the sent calls come to."""
+    """Carries steps out: time passes in pauses and unanswered calls; `outcomes` are what the sent calls come to."""
 
     def __init__(self, *outcomes: Any, connected: bool = True, timeout: float = 30.0) -> None:
         self.now = 0.0
@@ -54,10 +55,15 @@ class World:
             case Pause(seconds):
                 self.now += seconds
                 return None
-            case Send(wait_for_ready=True):
-                return None if self.connected else DeadlineExceededError("no connection")
-            case Send():
-                return self.outcomes.pop(0)
+            case Send(timeout=timeout, wait_for_ready=True):
+                return None if self.connected else self._pass(timeout)
+            case Send(timeout=timeout):
+                outcome = self.outcomes.pop(0)
+                return self._pass(timeout) if outcome is HANGS else outcome
+
+    def _pass(self, seconds: float) -> DeadlineExceededError:
+        self.now += max(0.0, seconds)
+        return DeadlineExceededError("no answer")
 
     @property
     def sent(self) -> list[Call[Any]]:
@@ -144,6 +150,20 @@ def test_without_a_connection_a_write_is_not_sent_and_the_probe_says_why() -> No
     with pytest.raises(UnavailableError, match="refused"):
         world.run(perform(WRITE, world.limits))
     assert [call.method for call in world.sent] == ["/grpc.health.v1.Health/Check"]
+
+
+def test_a_write_without_a_connection_keeps_its_deadline() -> None:
+    world = World(HANGS, HANGS, connected=False, timeout=1.0)
+    with pytest.raises(DeadlineExceededError):
+        world.run(perform(WRITE, world.limits))
+    assert world.now == pytest.approx(1.0)
+
+
+def test_a_short_deadline_leaves_time_to_learn_why_there_is_no_connection() -> None:
+    world = World(UnavailableError("connection refused"), connected=False, timeout=1.0)
+    with pytest.raises(UnavailableError, match="refused"):
+        world.run(perform(WRITE, world.limits))
+    assert world.now < 1.0
 
 
 @pytest.mark.parametrize("answer", [None, UnimplementedError("no health service")])
