@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from image_registry.client import calls
+from image_registry.client.calls import Call
 from image_registry.client.errors import (
     BuildCancelledError,
     BuildFailedError,
@@ -29,8 +32,10 @@ from image_registry.client.models import (
 
 OUTAGE_PATIENCE = 60.0  # seconds that the service may be away while somebody waits
 _FIRST_PAUSE = 0.1
+_FIRST_LOOK = 1.0  # seconds that the first look may take at least, so that a wait of no time is one look
 _PASSING = (UnavailableError, ResourceExhaustedError, DeadlineExceededError)
 
+T = TypeVar("T")
 Waitable = str | ManagedImage | CreateImageResult | FoundImage | SyncImageTagResult
 
 
@@ -54,14 +59,19 @@ def plan(
 
 
 def wait(plan: Wait, limits: Limits) -> Flow[ManagedImage]:
-    """Follow the build to its end. Raises BuildFailedError, BuildCancelledError, WaitTimeoutError, CallError."""
+    """Follow the build to its end. Raises BuildFailedError, BuildCancelledError, WaitTimeoutError, CallError.
+
+    No look takes longer than what is left of the plan's time; the first one may take a second.
+    """
     clock = limits.clock
     started = last_seen = clock()
+    longest = math.inf if plan.timeout is None else plan.timeout
     seen: WaitProgress | None = None
     pause = min(_FIRST_PAUSE, plan.interval)
     while True:
         try:
-            seen = yield from _look(plan, limits)
+            end = started + (max(longest, _FIRST_LOOK) if seen is None else longest)
+            seen = yield from _look(plan, limits, end)
             last_seen = clock()
         except _PASSING as error:
             if seen is None or clock() - last_seen > OUTAGE_PATIENCE:
@@ -71,35 +81,40 @@ def wait(plan: Wait, limits: Limits) -> Flow[ManagedImage]:
         plan.on_progress(seen)
         if not seen.outage and _is_over(plan, seen):
             return _result(plan, seen)
-        if plan.timeout is not None and seen.elapsed + pause > plan.timeout:
+        if seen.elapsed + pause > longest:
             raise WaitTimeoutError(seen)
         yield Pause(pause)
         pause = min(pause * 1.5, plan.interval)
 
 
-def _look(plan: Wait, limits: Limits) -> Flow[WaitProgress]:
-    """The job first: when it is over, the image that is read afterwards shows its result."""
+def _look(plan: Wait, limits: Limits, end: float) -> Flow[WaitProgress]:
+    """The job first: when it is over, the image that is read afterwards shows its result. Over by `end`."""
     job: JobMetadata | None
     if plan.job_id is not None:
-        job = yield from perform(calls.get_job(plan.job_id), limits)
+        job = yield from _by(end, calls.get_job(plan.job_id), limits)
     else:
-        job = yield from _newest_job(plan.name, limits)
-    image = yield from perform(calls.get_image(plan.name), limits)
+        job = yield from _newest_job(plan.name, limits, end)
+    image = yield from _by(end, calls.get_image(plan.name), limits)
     progress = WaitProgress(image=image, job=job, elapsed=0.0)
     reference = image.base_image
     if job is None or job.status is not JobStatus.REQUESTED or reference is None:
         return progress
     if reference.reference_type is not ReferenceType.MANAGED:
         return progress
-    base = yield from perform(calls.get_image(reference.name), limits)
+    base = yield from _by(end, calls.get_image(reference.name), limits)
     if not base.is_building:
         return progress
-    return replace(progress, base=base, base_job=(yield from _newest_job(base.name, limits)))
+    return replace(progress, base=base, base_job=(yield from _newest_job(base.name, limits, end)))
 
 
-def _newest_job(name: str, limits: Limits) -> Flow[JobMetadata | None]:
-    page = yield from perform(calls.list_jobs((), name, 1, "", full=True), limits)
+def _newest_job(name: str, limits: Limits, end: float) -> Flow[JobMetadata | None]:
+    page = yield from _by(end, calls.list_jobs((), name, 1, "", full=True), limits)
     return page.items[0] if page.items else None
+
+
+def _by(end: float, call: Call[T], limits: Limits) -> Flow[T]:
+    """Carry out a call, all its attempts, by `end`."""
+    return perform(call, replace(limits, timeout=min(limits.timeout, max(0.0, end - limits.clock()))))
 
 
 def _is_over(plan: Wait, seen: WaitProgress) -> bool:

@@ -8,6 +8,7 @@ from image_registry.client import (
     BuildCancelledError,
     BuildFailedError,
     CreateImageResult,
+    DeadlineExceededError,
     ImageReference,
     ImageStatus,
     JobMetadata,
@@ -23,7 +24,8 @@ from image_registry.client import (
     waiting,
 )
 from image_registry.client.calls import Page
-from tests.unit.client.test_flow import World
+from image_registry.client.flow import Send
+from tests.unit.client.test_flow import HANGS, World
 
 BASE = ImageReference("system-python-3-11", ReferenceType.MANAGED)
 
@@ -140,6 +142,26 @@ def test_time_is_up() -> None:
     assert caught.value.progress.image.name == "vision"
     assert isinstance(caught.value, TimeoutError)
     assert "still BUILDING_FIRST_TIME" in str(caught.value)
+
+
+def test_a_service_that_hangs_doesnt_lengthen_the_wait() -> None:
+    seen = (job(JobStatus.RUNNING), image(ImageStatus.BUILDING_FIRST_TIME))
+    for outcomes in ((*seen, HANGS), (*seen, seen[0], HANGS)):  # in a look's first call, and in a later one
+        world = World(*outcomes)
+        with pytest.raises(WaitTimeoutError) as caught:
+            wait(world, CREATED, timeout=5.0)
+        assert world.now == pytest.approx(5.0)
+        assert caught.value.progress.outage == "no answer"
+    world = World(HANGS)
+    with pytest.raises(DeadlineExceededError):
+        wait(world, CREATED, timeout=5.0)
+    assert world.now == pytest.approx(5.0)
+
+
+def test_a_wait_of_no_time_is_one_look() -> None:
+    world = World(job(JobStatus.SUCCEEDED), image(ImageStatus.READY))
+    assert wait(world, CREATED, timeout=0)[0].status is ImageStatus.READY
+    assert all(isinstance(step, Send) and step.timeout >= 0.5 for step in world.steps)
 
 
 def test_a_short_outage_is_shown_and_outlasted() -> None:
