@@ -40,13 +40,14 @@ from image_registry.worker.main import confinement
 LEAST_DISK = 2 << 30  # bytes free in the data folder, below which a build is likely to fail
 MOST_IMAGES = 10_000  # whose repositories are looked for
 PATIENCE = 60.0  # seconds that a job may wait for a worker before that is a finding
+_START = "start the product with `image-registry up`"  # the one cure where server, gateway and database are away
 _PULLABLE = {ImageStatus.READY, ImageStatus.OUTDATED}
 
 
-async def installation(settings: Settings) -> AsyncIterator[Finding]:
-    """The parts that run on this machine."""
-    yield await guarded("gateway", lambda: gateway(settings))
-    yield await guarded("database", lambda: database(settings))
+async def installation(settings: Settings, *, served: bool) -> AsyncIterator[Finding]:
+    """The parts that run on this machine; `served`: its server was found well."""
+    yield await guarded("gateway", lambda: gateway(settings, served=served))
+    yield await guarded("database", lambda: database(settings, served=served))
     yield await guarded("bitmaps", lambda: bitmaps(settings))
     yield await guarded("disk", lambda: disk(settings.data_dir))
     yield await guarded("programs", programs)
@@ -120,7 +121,7 @@ def repositories(connection: Connection, settings: Settings) -> Finding:
     return broken("repositories", f"{len(lost)} of {len(built)} built images are lost: {names}", remedy)
 
 
-async def gateway(settings: Settings) -> Finding:
+async def gateway(settings: Settings, *, served: bool) -> Finding:
     """REST answers, and finds the server behind it healthy."""
     tls = settings.http_tls_certificate is not None
     address = parse_address(settings.http_address).reachable
@@ -131,8 +132,8 @@ async def gateway(settings: Settings) -> Finding:
     if status == 200:
         return ok("gateway", f"{url} answers")
     if status is None:
-        remedy = "start it: `image-registry gateway`, or `up` without --no-gateway (gRPC works without it)"
-        return broken("gateway", f"nothing answers on {url}", remedy)
+        alone = "start it: `image-registry gateway`, or `up` without --no-gateway (gRPC works without it)"
+        return broken("gateway", f"nothing answers on {url}", alone if served else _START)
     return broken(
         "gateway",
         f"{url}/healthz answers {status}",
@@ -140,12 +141,18 @@ async def gateway(settings: Settings) -> Finding:
     )
 
 
-async def database(settings: Settings) -> Finding:
+async def database(settings: Settings, *, served: bool) -> Finding:
     """Postgres is there, with the schema of this version."""
     dsn = _dsn(settings)
     if dsn is None:
         text = f"none is configured, and none of `up` runs in {settings.data_dir}"
-        return broken("database", text, "set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up`")
+        if not served:
+            return broken("database", text, f"{_START}, or set IMAGE_REGISTRY_DATABASE_URL")
+        text += "; the server that answers keeps its data elsewhere"
+        remedy = (
+            "name its folder by IMAGE_REGISTRY_DATA_DIR or --data-dir, or its database by IMAGE_REGISTRY_DATABASE_URL"
+        )
+        return broken("database", text, remedy)
     try:
         missing = await migrations.check(dsn)
     except migrations.MigrationError as error:

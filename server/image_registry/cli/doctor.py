@@ -39,11 +39,12 @@ def doctor(connection: Connection, data_dir: Path | None, http_address: str | No
     found = [_told(finding) for finding in checks.service(connection)]
     if checks.is_local(connection):
         settings = load(data_dir=data_dir, http_address=http_address)
-        if found[0].state is State.OK:
+        served = found[0].state is State.OK
+        if served:
             found.append(_told(checks.repositories(connection, settings)))
 
         async def look() -> None:
-            found.extend([_told(finding) async for finding in checks.installation(settings)])
+            found.extend([_told(finding) async for finding in checks.installation(settings, served=served)])
             found.extend(_told(finding) for finding in certificates(settings, datetime.now(UTC)))
 
         asyncio.run(look())

@@ -33,6 +33,10 @@ class Report:
     def line(self, part: str) -> str:
         return next(line for line in self.text.splitlines() if line[8:].startswith(part))
 
+    def remedy(self, part: str) -> str:
+        lines = self.text.splitlines()
+        return lines[lines.index(self.line(part)) + 1].strip()
+
 
 async def doctor(*arguments: str, **environment: object) -> Report:
     cleaned = {key: value for key, value in os.environ.items() if not key.startswith("IMAGE_REGISTRY_")}
@@ -90,11 +94,26 @@ async def test_nothing_is_there(tmp_path: Path) -> None:
     assert report.code == 1
     assert "system packages are switched off" in report.line("packages")
     assert [report.line(part)[:6] for part in ("server", "gateway", "database", "base images")] == ["BROKEN"] * 4
-    assert "→ start the product with `image-registry up`" in report.text
-    assert "→ start it: `image-registry gateway`" in report.text
-    assert "→ set IMAGE_REGISTRY_DATABASE_URL, or run `image-registry up`" in report.text
+    cure = "→ start the product with `image-registry up`"
+    assert [report.remedy(part)[: len(cure)] for part in ("server", "gateway", "database")] == [cure] * 3
+    assert report.remedy("gateway") == cure
     assert "→ make them reachable, or correct IMAGE_REGISTRY_BASE_IMAGES" in report.text
     assert report.text.endswith("error: 4 of 10 checks found something broken\n")
+
+
+async def test_a_server_that_keeps_its_data_elsewhere(service: Service, base: str, tmp_path: Path) -> None:
+    report = await doctor(
+        server=service.address,
+        http_address=f"127.0.0.1:{free_port()}",
+        base_images=f"3.11={base}",
+        data_dir=tmp_path,
+        system_packages="off",
+    )
+    assert report.line("database").endswith(
+        f"`up` runs in {tmp_path}; the server that answers keeps its data elsewhere"
+    )
+    assert "IMAGE_REGISTRY_DATA_DIR or --data-dir" in report.remedy("database")
+    assert report.remedy("gateway").startswith("→ start it: `image-registry gateway`")
 
 
 async def test_bitmaps_that_nobody_keeps_up_to_date(
