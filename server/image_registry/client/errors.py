@@ -106,6 +106,8 @@ class CallError(ImageRegistryError):
     @property
     def cause(self) -> str:
         """The message; of what gRPC says when there is no connection, the cause alone: 'Connection refused'."""
+        if not self.reason and "Domain name not found" in self.message:
+            return "no such host is known"
         return self.message if self.reason else _AROUND.sub("", self.message)
 
 

@@ -123,6 +123,9 @@ def test_without_a_connection_the_address_and_what_to_do_are_told_in_plain_words
     assert error.message == said
     assert len(traceback.format_exception(error)) == 1, "what gRPC raised is no part of the traceback"
     assert isinstance(error.__context__, Failed)
+    said = "errors resolving x:1: [field:hostname lookup error:address lookup failed for x:1: Domain name not found]"
+    nowhere = from_rpc_error(Failed(grpc.StatusCode.UNAVAILABLE, said), "x:1")
+    assert str(nowhere).startswith("x:1 can't be reached: no such host is known; ")
     status = to_status(RegistryError(Reason.DATABASE_UNAVAILABLE, "the database is away"))
     trailers = ((TRAILER, status.SerializeToString()),)
     answered = from_rpc_error(Failed(grpc.StatusCode.UNAVAILABLE, status.message, trailers), "127.0.0.1:1")
