@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from contextvars import Context
@@ -154,8 +156,7 @@ class Database:
         """
         try:
             with _translated():
-                async with asyncio.timeout(PING_SECONDS):
-                    came_back = await self._reach()
+                came_back = await self._reach(asyncio.get_running_loop().time() + PING_SECONDS)
         except RegistryError:
             self._answers = False
             raise
@@ -172,10 +173,15 @@ class Database:
         """The pool's figures (psycopg_pool, "Pool stats"); those that are 0 may be missing. From any thread."""
         return self._pool.get_stats()
 
-    async def _reach(self) -> bool:
-        """Ask on the monitor's connection, on a new one if that was lost. Returns whether the database was away."""
+    async def _reach(self, until: float) -> bool:
+        """Ask on the monitor's connection, on a new one if that was lost. Returns whether the database was away.
+
+        psycopg cancels the statement of a caller that gives up, and waits for its end for seconds: so the connection
+        ends under it.
+        """
         away = not self._answers
         if self._monitor is not None:
+            end = asyncio.get_running_loop().call_at(until, _hang_up, self._monitor)
             try:
                 await self._monitor.execute("select 1")
             except psycopg.OperationalError:
@@ -183,8 +189,11 @@ class Database:
                 await self._monitor.close()
             else:
                 return away
+            finally:
+                end.cancel()
         self._monitor = None
-        self._monitor = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, **KEEPALIVE)
+        async with asyncio.timeout_at(until):
+            self._monitor = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, **KEEPALIVE)
         return away
 
     async def read(self, work: Work[T]) -> T:
@@ -316,6 +325,12 @@ async def _bind(conn: Connection, milliseconds: int) -> None:
     if conn.bound != milliseconds:
         await conn.execute("select set_config('statement_timeout', %s, false)", [str(milliseconds)])
         conn.bound = milliseconds
+
+
+def _hang_up(conn: psycopg.AsyncConnection[Any]) -> None:
+    """End a connection for who waits on it: with an error, at once, whatever the server does."""
+    with suppress(psycopg.OperationalError, OSError), socket.socket(fileno=os.dup(conn.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _is_lost(error: psycopg.OperationalError) -> bool:

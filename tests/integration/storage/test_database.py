@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import contextvars
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ import pytest
 
 from image_registry import deadline
 from image_registry.errors import Reason, RegistryError
+from image_registry.storage import database
 from image_registry.storage.database import WAITING_PER_CONNECTION, Connection, Database, describe_dsn
 
 
@@ -312,6 +315,23 @@ async def test_an_absent_database_is_noticed(unused_tcp_port: int) -> None:
         error = await refusal(db.read(answer))
         assert error.reason is Reason.DATABASE_UNAVAILABLE
         assert error.retry_after
+
+
+async def test_a_database_that_says_nothing_is_noticed_in_time(
+    dsn: str, admin: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PING_SECONDS", 0.5)
+    async with pool(dsn) as db:
+        for _ in range(2):  # the second one is a statement
+            await db.ping()
+        monitor = await value(admin, "select pid from pg_stat_activity where query = 'select 1'")
+        os.kill(monitor, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(3):
+                assert (await refusal(db.ping())).reason is Reason.DATABASE_UNAVAILABLE
+                await db.ping()  # on a connection that isn't stopped
+        finally:
+            os.kill(monitor, signal.SIGCONT)
 
 
 async def test_a_database_that_was_away_is_used_as_soon_as_it_is_back(dsn: str, admin: psycopg.AsyncConnection) -> None:
