@@ -48,7 +48,7 @@ from image_registry.api.tls import ServerCertificates, TlsError, TlsFiles
 from image_registry.api.tokens import PageTokens
 from image_registry.api.validation import Accepts
 from image_registry.api.wakefulness import Wakefulness
-from image_registry.host import StartError
+from image_registry.host import StartError, with_variable
 from image_registry.models import PipRequirement, Role
 from image_registry.registry.audit import AuditTrail
 from image_registry.registry.builds import Builds
@@ -321,7 +321,7 @@ def _listen(server: aio.Server, address: str, certificates: ServerCertificates |
     except RuntimeError:
         raise StartError(
             f"{address} can't be listened on: it is taken or not an address of this machine; "
-            "choose another with --grpc-address"
+            f"choose another with {with_variable('--grpc-address')}"
         ) from None
 
 

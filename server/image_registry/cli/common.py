@@ -13,7 +13,7 @@ from typing import Any
 import click
 import uvloop
 
-from image_registry.host import StartError
+from image_registry.host import StartError, with_variable
 from image_registry.host.addresses import Address, check_free, parse_address
 from image_registry.local.postgres import find_running
 from image_registry.settings import Settings
@@ -54,7 +54,8 @@ def allowed_address(settings: Settings, text: str, option: str, *, encrypted: bo
         if missing:
             raise StartError(
                 f"{address} can be reached from other machines, and {' and '.join(missing)}: "
-                f"choose a loopback {option} such as 127.0.0.1:{address.port}, or say --insecure"
+                f"choose a loopback {with_variable(option)} such as 127.0.0.1:{address.port}, "
+                f"or say {with_variable('--insecure')}"
             )
     return address
 

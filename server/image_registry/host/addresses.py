@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from image_registry.host import StartError
+from image_registry.host import StartError, with_variable
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,14 @@ def is_loopback(address: str) -> bool:
 
 
 def check_free(address: Address, option: str) -> None:
-    """Raise StartError, naming the command-line `option`, unless something could listen on `address` now.
+    """Raise StartError, naming the `option` (or variable) to change, unless something could listen on `address` now.
 
     Of what a name stands for this machine needn't have all: `localhost` is ::1 as well where IPv6 is off.
     """
     found = _resolve(address)
+    changed_by = with_variable(option) if option.startswith("--") else option
     if not found:
-        raise StartError(f"{address}: the host {address.host!r} is unknown; choose another address with {option}")
+        raise StartError(f"{address}: the host {address.host!r} is unknown; choose another address with {changed_by}")
     absent = []
     for family, target in found:
         try:
@@ -94,7 +95,7 @@ def check_free(address: Address, option: str) -> None:
         except OSError as error:
             absent.append(error)
             if error.errno not in _ABSENT or len(absent) == len(found):
-                raise StartError(_cannot_listen(address, option, error)) from error
+                raise StartError(_cannot_listen(address, changed_by, error)) from error
 
 
 def free_port() -> int:
@@ -120,11 +121,11 @@ def _resolve(address: Address) -> list[tuple[int, tuple[Any, ...]]]:
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # no such address here, or no IPv6 at all
 
 
-def _cannot_listen(address: Address, option: str, error: OSError) -> str:
+def _cannot_listen(address: Address, changed_by: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"{address} is taken: stop what listens there or choose another with {option}"
+        return f"{address} is taken: stop what listens there or choose another with {changed_by}"
     if error.errno == errno.EACCES:
-        return f"{address}: this user may not listen on that port; choose one above 1023 with {option}"
+        return f"{address}: this user may not listen on that port; choose one above 1023 with {changed_by}"
     if error.errno in _ABSENT:
-        return f"{address}: this machine has no address {address.host}; choose another with {option}"
-    return f"{address} can't be listened on ({error.strerror}); choose another with {option}"
+        return f"{address}: this machine has no address {address.host}; choose another with {changed_by}"
+    return f"{address} can't be listened on ({error.strerror}); choose another with {changed_by}"

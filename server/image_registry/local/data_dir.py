@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_registry.host import StartError
+from image_registry.host import StartError, with_variable
+
+_OPTION = with_variable("--data-dir")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class DataDir:
         except OSError as error:
             raise StartError(_cannot_create(self.path, error)) from error
         if not os.access(self.run, os.W_OK | os.X_OK):
-            raise StartError(f"the data folder {self.path} is not writable for this user; choose one with --data-dir")
+            raise StartError(
+                f"the data folder {self.path} can't be written by this user; choose another with {_OPTION}"
+            )
         return self
 
     @contextlib.contextmanager
@@ -80,7 +84,7 @@ class DataDir:
             except BlockingIOError:
                 raise StartError(
                     f"{self.path} is in use by another `image-registry up` (process {holder or 'unknown'}): "
-                    "stop it, or choose another folder with --data-dir"
+                    f"stop it, or choose another folder with {_OPTION}"
                 ) from None
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -98,4 +102,5 @@ def _cannot_create(path: Path, error: OSError) -> str:
         blocking = next(part for part in (tried, *tried.parents) if part.exists())
         return f"the data folder {path} can't be used: {blocking} is not a folder"
     reason = (error.strerror or str(error)).lower()
-    return f"the data folder {path} can't be created: {error.filename}: {reason}; choose another with --data-dir"
+    fault = "written" if os.path.isdir(path) else "created"  # noqa: PTH112 (Path's raises where this user can't look)
+    return f"the data folder {path} can't be {fault}: {error.filename}: {reason}; choose another with {_OPTION}"

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from image_registry.host import StartError
+from image_registry.host import StartError, with_variable
 from image_registry.host.addresses import fits_socket, free_port
 from image_registry.host.processes import Command, TetheredProcess, describe_exit, last_lines
 from image_registry.local.data_dir import DataDir
@@ -127,7 +127,8 @@ class EmbeddedPostgres:
         if runs.partition(".")[0] != found:
             raise StartError(
                 f"{self._cluster} was made by Postgres {found}, and this installation brings {runs}: copy the data "
-                "over with pg_dump from the version of image-registry that made it, or choose another --data-dir"
+                "over with pg_dump from the version of image-registry that made it, or choose another "
+                f"{with_variable('--data-dir')}"
             )
         if not self._password.exists():
             raise StartError(f"{self._password} is missing, without which the data beside it can't be opened")

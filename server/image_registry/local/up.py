@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from image_registry.app import unreachable
-from image_registry.host import StartError
+from image_registry.host import StartError, with_variable
 from image_registry.host.addresses import Address, check_free, parse_address
 from image_registry.local.bases import DOCKER_HUB, BaseMaker, BasePlan, make_base, plan_bases
 from image_registry.local.data_dir import DataDir
@@ -196,7 +196,8 @@ async def _check_addresses(options: UpOptions, *, patience: float) -> None:
     if options.http_address is not None:
         wanted.append((options.http_address, "--http-address"))
         if options.http_address == options.grpc_address:
-            raise StartError(f"{options.http_address} can't be both: choose another --http-address or --grpc-address")
+            either = " or ".join(with_variable(option) for _, option in reversed(wanted))
+            raise StartError(f"{options.http_address} can't be both: choose another {either}")
     while True:
         try:
             for address, option in wanted:

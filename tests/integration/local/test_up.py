@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from image_registry.builds.debian import DebianBase
-from image_registry.host import StartError
+from image_registry.host import StartError, with_variable
 from image_registry.host.addresses import Address, check_free, free_port
 from image_registry.local.postgres import find_running
 from image_registry.local.up import UpOptions, up
@@ -155,7 +155,7 @@ def test_a_second_one_is_refused(product: Up) -> None:
     assert second.wait() == 1
     expected = (
         f"error: {product.data_dir} is in use by another `image-registry up` (process {product.process.pid}): "
-        "stop it, or choose another folder with --data-dir"
+        "stop it, or choose another folder with --data-dir (IMAGE_REGISTRY_DATA_DIR)"
     )
     assert second.lines == [expected]
     assert product.health() == 200
@@ -166,7 +166,9 @@ def test_taken_ports_are_refused(product: Up, tmp_path: Path, option: str) -> No
     taken = product.grpc if option == "--grpc-address" else product.http
     refused = Up(tmp_path / "data", option, taken)
     assert refused.wait() == 1
-    assert refused.lines == [f"error: {taken} is taken: stop what listens there or choose another with {option}"]
+    assert refused.lines == [
+        f"error: {taken} is taken: stop what listens there or choose another with {with_variable(option)}"
+    ]
     assert product.health() == 200
 
 
@@ -274,7 +276,8 @@ def test_one_address_for_two_doors(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     product = Up(tmp_path / "data", "--grpc-address", address, "--http-address", address)
     assert product.wait() == 1
-    assert product.lines == [f"error: {address} can't be both: choose another --http-address or --grpc-address"]
+    (line,) = product.lines
+    assert line.startswith(f"error: {address} can't be both: choose another --http-address (IMAGE_REGISTRY_HTTP_")
 
 
 def test_a_database_of_ones_own(postgres_server: str, tmp_path: Path) -> None:

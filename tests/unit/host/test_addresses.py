@@ -1,12 +1,14 @@
 """Addresses as people write them."""
 
+import re
 import socket
 from typing import Any
 
 import pytest
 
-from image_registry.host import StartError
+from image_registry.host import StartError, with_variable
 from image_registry.host.addresses import Address, check_free, free_port, is_loopback, parse_address
+from image_registry.settings import PREFIX, Settings
 
 
 @pytest.mark.parametrize(
@@ -67,13 +69,27 @@ def test_taken_port() -> None:
         address = Address("127.0.0.1", server.getsockname()[1])
         with pytest.raises(StartError) as refused:
             check_free(address, "--grpc-address")
-    expected = f"{address} is taken: stop what listens there or choose another with --grpc-address"
-    assert str(refused.value) == expected
+    named = "--grpc-address (IMAGE_REGISTRY_GRPC_ADDRESS)"
+    assert str(refused.value) == f"{address} is taken: stop what listens there or choose another with {named}"
+
+
+def test_a_port_that_a_variable_alone_sets() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(StartError, match=r" with IMAGE_REGISTRY_X$"):
+        check_free(Address("127.0.0.1", server.getsockname()[1]), "IMAGE_REGISTRY_X")
+
+
+@pytest.mark.parametrize("option", ["--data-dir", "--grpc-address", "--http-address", "--insecure"])
+def test_an_option_is_named_with_its_variable(option: str) -> None:
+    variables = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
+    named = re.fullmatch(r"(--[a-z-]+) \((\w+)\)", with_variable(option))
+    assert named is not None
+    assert named[1] == option
+    assert named[2] in variables
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
 def test_an_unknown_host(host: str) -> None:
-    with pytest.raises(StartError, match=r"is unknown; choose another address with --grpc-address$"):
+    with pytest.raises(StartError, match=r"is unknown; choose another address with --grpc-address \("):
         check_free(Address(host, 1), "--grpc-address")
     with pytest.raises(StartError, match=r"is unknown; write an IP address$"):
         _ = Address(host, 1).resolved

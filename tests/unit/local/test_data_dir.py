@@ -60,6 +60,13 @@ def test_not_writable() -> None:
         DataDir(Path("/proc/x")).create()
 
 
+def test_a_folder_that_is_there_and_cannot_be_written() -> None:
+    with pytest.raises(
+        StartError, match=r"^the data folder /proc can't be written: .* --data-dir \(IMAGE_REGISTRY_DATA"
+    ):
+        DataDir(Path("/proc")).create()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root makes the foreign folder")
 def test_somebody_elses_folder(tmp_path: Path) -> None:
     """A plain user gets one sentence for root's folder."""
