@@ -121,6 +121,7 @@ class _Link:
         self._later: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._writing = False
+        self._closed = False
         self.broken = asyncio.Event()
         connection.nonblocking = 1
         self._loop.add_reader(self._socket, self._on_readable)
@@ -135,9 +136,14 @@ class _Link:
         return future
 
     def close(self) -> None:
-        """Leave the socket alone and turn everybody away."""
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        """Leave the socket alone, at the first time, and turn everybody away.
+
+        libpq closes the socket of a connection that broke: later its number may be another's.
+        """
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
         for timer in (self._later, self._silence):
             if timer is not None:
                 timer.cancel()

@@ -1,14 +1,18 @@
 """Gathered reads by key: right answers under load, cancellation, errors, and a connection that goes away."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from image_registry.storage import point_reads
 from image_registry.storage.point_reads import LARGEST_BATCH, PointReads, Unavailable
+from tests.faults.hosts import Host, relay
 
 STATEMENT = "select name, value, pg_backend_pid() from things where name = any ($1)"
 
@@ -119,6 +123,34 @@ async def test_a_silent_connection_is_given_up(
             with pytest.raises(Unavailable):  # at once, while there is no connection
                 await asyncio.wait_for(reads.fetch("thing-1"), 0.05)
         assert value(await until_answered(reads)) == 1
+
+
+async def test_whoever_has_the_number_of_a_broken_connections_socket_is_left_alone(
+    dsn: str, things: psycopg.AsyncConnection[Any]
+) -> None:
+    loop, host, heard = asyncio.get_running_loop(), Host("here"), set[socket.socket]()
+    host.mend()
+    async with AsyncExitStack() as pairs, AsyncExitStack() as line:
+        port = await line.enter_async_context(relay(host, things.info.port))
+        reads = await pairs.enter_async_context(PointReads(make_conninfo(dsn, host="127.0.0.1", port=port), STATEMENT))
+        await until_answered(reads)
+        await things.execute("begin; lock table things in access exclusive mode")
+        caller = asyncio.ensure_future(reads.fetch("thing-1"))
+        cut = asyncio.create_task(line.aclose())
+        while not caller.done():  # noqa: ASYNC110 (the turn of the event loop right after it is what matters)
+            await asyncio.sleep(0)
+        ends = [pairs.enter_context(end) for _ in range(8) for end in socket.socketpair()]
+        for end in ends:
+            loop.add_reader(end, heard.add, end)
+            pairs.callback(loop.remove_reader, end)
+        with pytest.raises(Unavailable):
+            await caller
+        await cut
+        for end in ends:
+            end.send(b"x")  # to its neighbour
+        async with asyncio.timeout(5):
+            while heard != set(ends):  # noqa: ASYNC110 (nothing sets an event)
+                await asyncio.sleep(0.01)
 
 
 async def test_closing_turns_callers_away(dsn: str, things: psycopg.AsyncConnection[Any]) -> None:
