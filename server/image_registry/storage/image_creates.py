@@ -18,13 +18,14 @@ from contextvars import Context
 from dataclasses import dataclass, field
 
 import psycopg
+from psycopg_pool import PoolTimeout, TooManyRequests
 
 from image_registry import deadline
-from image_registry.errors import RegistryError
+from image_registry.errors import Reason, RegistryError
 from image_registry.models import CreatedImage, Priority
 from image_registry.storage import images
 from image_registry.storage.create_requests import KnownRequestError
-from image_registry.storage.database import Database
+from image_registry.storage.database import RETRY_AFTER, WAITING_PER_CONNECTION, Database
 from image_registry.storage.images import NewImageRow
 from image_registry.storage.pacing import Pace
 from image_registry.telemetry import tracing
@@ -34,6 +35,7 @@ STATEMENTS = 2  # under way at once: one that waits for a name holds up those wh
 # former is somewhat longer than a busy server takes for a create.
 EACH, LONGEST = 0.001, 0.02
 LARGEST_BATCH = 32  # creates of one statement: while the database writes them, the server takes the next ones in
+MOST_WAITING = WAITING_PER_CONNECTION * LARGEST_BATCH  # creates: as many statements as may queue for a connection
 
 
 class NoCurrentBaseError(Exception):
@@ -67,8 +69,11 @@ class ImageCreates:
         """Write one; returns when it is committed.
 
         Raises NoCurrentBaseError, NameTakenError, KnownRequestError, RegistryError. A caller that is gone before its
-        statement began leaves nothing behind.
+        statement began leaves nothing behind. While no connection comes free, nobody waits for longer than twice what
+        the pool lets a call wait; who comes when MOST_WAITING wait already is turned away at once.
         """
+        if len(self._gathering) >= MOST_WAITING:
+            self._make_room()
         waiting = _Waiting(row, deadline.remaining())
         self._gathering.append(waiting)
         self._let_leave()
@@ -109,9 +114,24 @@ class ImageCreates:
         self._writing.discard(task)
         self._let_leave()
 
+    def _make_room(self) -> None:
+        self._gathering = deque(waiting for waiting in self._gathering if not waiting.answer.done())
+        if len(self._gathering) >= MOST_WAITING:
+            message = "too many creates are waiting for the database"
+            raise RegistryError(Reason.OVERLOADED, message, retry_after=RETRY_AFTER)
+
     async def _write_in_time(self, batch: Sequence[_Waiting]) -> None:
+        began = time.monotonic()
         deadline.set_remaining(_longest(batch))
-        await self._write(batch)
+        try:
+            await self._write(batch)
+        except RegistryError as error:  # no connection to be had: neither for those who have waited as long
+            _fail(batch, error)
+            while self._gathering and self._gathering[0].came <= began:
+                _fail([self._gathering.popleft()], error)
+        except BaseException as error:
+            _fail(batch, error if isinstance(error, Exception) else RuntimeError("the server stops"))
+            raise
 
     def _next_batch(self) -> list[_Waiting]:
         """Those who still wait, no name and no id of a request twice; who comes with another's comes next time."""
@@ -136,12 +156,15 @@ class ImageCreates:
         return batch
 
     async def _write(self, batch: Sequence[_Waiting]) -> None:
+        """Write them and answer each. Raises RegistryError, without an answer to some, if no connection came free."""
         try:
             if len(batch) == 1:
                 await self._write_one(batch[0])
             else:
                 await self._write_several(batch)
         except RegistryError as error:  # the database's state, not one row's fault: the same for all
+            if _is_the_pools(error):
+                raise
             _fail(batch, error)
         except (psycopg.Error, KnownRequestError) as error:
             if len(batch) == 1:
@@ -150,9 +173,6 @@ class ImageCreates:
                 middle = len(batch) // 2
                 await self._write(batch[:middle])
                 await self._write(batch[middle:])
-        except BaseException as error:
-            _fail(batch, error if isinstance(error, Exception) else RuntimeError("the server stops"))
-            raise
 
     async def _write_one(self, waiting: _Waiting) -> None:
         base_id, job = await self._db.write_once(
@@ -205,6 +225,12 @@ def _longest(batch: Sequence[_Waiting]) -> float | None:
     """Seconds until nobody waits any more; None: somebody has no deadline."""
     ends = [None if waiting.left is None else waiting.came + waiting.left for waiting in batch]
     return None if None in ends else max(end for end in ends if end is not None) - time.monotonic()
+
+
+def _is_the_pools(error: RegistryError) -> bool:
+    """Whether the statement never began for lack of a connection, though there was time to wait for one."""
+    lacked = isinstance(error.__cause__, PoolTimeout | TooManyRequests)
+    return lacked and error.reason is not Reason.DEADLINE_EXCEEDED
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
