@@ -98,7 +98,8 @@ def _queue(client: ImageRegistryClient) -> Finding:
     if max(ages) < PATIENCE:
         return ok("worker", f"{len(ages)} builds have been waiting for a few seconds")
     text = f"{len(ages)} builds wait, the longest for {max(ages):.0f} s, and none is under way"
-    return broken("worker", text, "start one: `image-registry worker`, or `up` without --no-worker; else see its log")
+    remedy = "start one: `image-registry worker`, or `up` without --no-worker; else see its log and the base images"
+    return broken("worker", text, remedy)
 
 
 def repositories(connection: Connection, settings: Settings) -> Finding:
@@ -249,6 +250,11 @@ async def bases(settings: Settings) -> Finding:
         return ok("base images", f"docker.io answers: the official ones, Python {', '.join(settings.python_versions)}")
     if plan.pending is None:
         return ok("base images", f"made here: Python {', '.join(plan.images)}")
+    if find_running(settings.data_dir):
+        text = f"none is made yet: builds wait until `up` has made {maker.title} here"
+        return notice(
+            "base images", text, "it takes a minute or two; if it lasts, the output of `up` says what it lacks"
+        )
     if obstacle := maker.obstacle():
         return broken("base images", "no container registry answers, and none can be made here", obstacle)
     return ok("base images", f"no container registry answers; `up` makes {maker.title} here, with mmdebstrap")

@@ -11,12 +11,15 @@ import httpx
 import psycopg
 import pytest
 
+from image_registry.client import ImageRegistryClient
 from image_registry.gateway.config import ListenerTls
 from image_registry.host.addresses import free_port
+from image_registry.local.postgres import find_running
 from image_registry.registry.library_bitmaps import tend
 from image_registry.storage.database import Database
 from tests.fixtures.certificates import Authority
 from tests.fixtures.postgres import clone_database
+from tests.fixtures.product import running_product
 from tests.fixtures.rest import Rest
 from tests.fixtures.service import Service
 from tests.integration.gateway.conftest import proxied
@@ -190,6 +193,30 @@ async def test_builds_that_nobody_takes(service: Service, base: str, dsn: str) -
     report = await doctor(server=service.address, base_images=f"3.11={base}", database_url=dsn)
     assert report.line("worker").startswith("BROKEN  worker       2 builds wait, the longest for 36")
     assert "→ start one: `image-registry worker`" in report.text
+
+
+async def test_builds_that_wait_for_a_base_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` can't make one, which `doctor`, with another PATH, can't see by itself."""
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    data = tmp_path / "data"
+    with running_product(data, "--no-gateway") as up, ImageRegistryClient(up.grpc_address) as client:
+        client.create_image("vision", ["numpy"])
+        dsn = find_running(data)
+        assert dsn is not None
+        with psycopg.connect(dsn) as connection:
+            connection.execute("update jobs set created_at = now() - interval '2 minutes'")
+        monkeypatch.setenv("PATH", path)
+        report = await doctor(server=up.grpc_address, data_dir=data, system_packages="off")
+    assert report.code == 1
+    assert report.line("worker").startswith("BROKEN  worker       2 builds wait, the longest for 12")
+    assert "and the base images" in report.remedy("worker")
+    assert report.line("base images").startswith(
+        "note    base images  none is made yet: builds wait until `up` has made"
+    )
+    assert "the output of `up` says what it lacks" in report.remedy("base images")
 
 
 async def test_a_server_elsewhere_is_looked_at_from_outside_only() -> None:
