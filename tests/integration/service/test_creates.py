@@ -17,7 +17,7 @@ from image_registry.storage.database import Database
 from tests.fixtures.invariants import check_invariants, rows
 from tests.fixtures.keyed import reason
 from tests.fixtures.refusals import refused
-from tests.fixtures.service import Service
+from tests.fixtures.service import Service, make_settings
 
 
 def wanted(name: str, python: str = "") -> pb.CreateImageRequest:
@@ -205,6 +205,31 @@ async def test_a_caller_whose_deadline_passed_holds_up_nobody(service: Service, 
         await sql.rollback()
     others = await asyncio.gather(*(call for number, call in enumerate(calls) if number != 3))
     assert [answer.image.name for answer in others] == [f"image-{number}" for number in range(10) if number != 3]
+
+
+@pytest.mark.parametrize("service", [make_settings(statement_timeout=1.0)], indirect=True)
+async def test_what_is_held_for_longer_than_a_statement_may_take_fails_alone(
+    service: Service, dsn: str, statements: list[int]
+) -> None:
+    await service.create("first")
+    async with await psycopg.AsyncConnection.connect(dsn) as sql:
+        await sql.execute(
+            """insert into images (name, role, status, python_version, platform_tag, definition)
+            values ('image-13', 1, 3, '3.12', 'v1', ''), ('image-17', 1, 3, '3.12', 'v1', '')"""
+        )
+        await sql.execute(
+            """insert into create_requests (creator, request_id, fingerprint, definition, job_uuid)
+            values ('', 'id-23', sha256(''), '', gen_random_uuid())"""
+        )
+        calls = (identified(service, f"image-{n}", f"id-{n}") for n in range(60))
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert [n for n, end in enumerate(ends) if isinstance(end, BaseException)] == [13, 17, 23]
+        assert reasons(ends) == ["DEADLINE_EXCEEDED"] * 3
+        assert max(statements) > 3
+        await sql.rollback()
+    again = await asyncio.gather(*(identified(service, f"image-{n}", f"id-{n}") for n in range(60)))
+    assert all(again[n] == end for n, end in enumerate(ends) if not isinstance(end, BaseException))
+    await check_invariants(dsn)
 
 
 async def test_who_creates_one_after_the_other_waits_for_nobody(
