@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -99,6 +100,13 @@ KEEPALIVE: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
+# Of a connection beside the pool: what is read, or heard, on a standby or on a primary of before may be out of date.
+APART: dict[str, Any] = {
+    "autocommit": True,
+    "connect_timeout": 5,
+    "target_session_attrs": "read-write",
+    **KEEPALIVE,
+}
 
 
 class Database:
@@ -120,6 +128,7 @@ class Database:
         self._wait = wait
         self._longest = int(statement_timeout * 1000)
         self._generation = 0  # of the pool's connections: a new one begins when one is lost
+        self._followers: set[Callable[[], None]] = set()
         self._monitor: psycopg.AsyncConnection[Any] | None = None
         self._answers = True
         self._news: set[str] = set()
@@ -253,14 +262,26 @@ class Database:
                 await self.read(lambda conn, c=channels: conn.execute(_NOTIFY, [c]))  # type: ignore[misc]
             await asyncio.sleep(ANNOUNCE_INTERVAL)
 
+    def follow(self, leave: Callable[[], None]) -> None:
+        """Call `leave` whenever the pool leaves its server: one that can't be written to any more, or was lost."""
+        self._followers.add(leave)
+
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
-        """Notifications' payloads on a connection of their own. Raises psycopg.OperationalError when it breaks."""
-        conn = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=5, **KEEPALIVE)
-        async with conn:
-            await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-            async with aclosing(conn.notifies()) as notices:  # unclosed, it would hold the lock of the connection
-                yield (notice.payload async for notice in notices)
+        """Notifications' payloads on a connection of their own. Raises psycopg.OperationalError when it breaks.
+
+        It breaks, too, when the pool leaves its server.
+        """
+        conn = await psycopg.AsyncConnection.connect(self._dsn, **APART)
+        leave = partial(_hang_up, conn)
+        self.follow(leave)
+        try:
+            async with conn:
+                await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+                async with aclosing(conn.notifies()) as notices:  # unclosed, it would hold the connection's lock
+                    yield (notice.payload async for notice in notices)
+        finally:
+            self._followers.discard(leave)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
@@ -290,6 +311,8 @@ class Database:
         makes the pool connect for those who wait already.
         """
         self._generation += 1
+        for leave in tuple(self._followers):
+            leave()
         await self._pool.drain()
         await self._pool.check()
 

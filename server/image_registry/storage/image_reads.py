@@ -20,6 +20,7 @@ class ImageReads:
     def __init__(self, db: Database, points: PointReads) -> None:
         self._db = db
         self._points = points
+        db.follow(points.leave)
 
     async def get(self, name: str) -> PublishedImage | None:
         """The image of that name with its children; None: there is none."""

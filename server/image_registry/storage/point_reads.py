@@ -22,7 +22,7 @@ import psycopg
 from psycopg import pq, sql
 
 from image_registry.storage import arrays
-from image_registry.storage.database import KEEPALIVE
+from image_registry.storage.database import APART
 from image_registry.storage.pacing import Pace
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class PointReads:
         self._statement = statement
         self._keeper: asyncio.Task[None] | None = None
         self._link: _Link | None = None
+        self._lost = asyncio.Event()  # the connection, or the one being made
 
     async def __aenter__(self) -> PointReads:
         """Begin to connect; returns at once."""
@@ -76,10 +77,15 @@ class PointReads:
             raise Unavailable
         return self._link.ask(key.encode())
 
+    def leave(self) -> None:
+        """Give the connection up for a new one: its server may not be the primary any more."""
+        self._lost.set()
+
     async def _keep_connected(self) -> None:
         while True:
             try:
-                conn = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, connect_timeout=5, **KEEPALIVE)
+                self._lost.clear()
+                conn = await psycopg.AsyncConnection.connect(self._dsn, **APART)
                 try:
                     await self._serve(conn)
                 finally:
@@ -91,9 +97,9 @@ class PointReads:
     async def _serve(self, conn: psycopg.AsyncConnection) -> None:
         """Answer on this connection until it breaks."""
         await self._prepare(conn)
-        self._link = link = _Link(conn.pgconn)
+        self._link = link = _Link(conn.pgconn, self._lost)
         try:
-            await link.broken.wait()
+            await self._lost.wait()
         finally:
             self._link = None
             link.close()
@@ -107,9 +113,12 @@ class PointReads:
 
 
 class _Link:
-    """The wire of one connection: at most one statement under way, the next one gathering behind it."""
+    """The wire of one connection: at most one statement under way, the next one gathering behind it.
 
-    def __init__(self, connection: pq.abc.PGconn) -> None:
+    It sets `broken` when the connection breaks, and sends nothing more when somebody else has.
+    """
+
+    def __init__(self, connection: pq.abc.PGconn, broken: asyncio.Event) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._socket = connection.socket
@@ -122,7 +131,7 @@ class _Link:
         self._silence: asyncio.TimerHandle | None = None
         self._writing = False
         self._closed = False
-        self.broken = asyncio.Event()
+        self._broken = broken
         connection.nonblocking = 1
         self._loop.add_reader(self._socket, self._on_readable)
 
@@ -169,7 +178,7 @@ class _Link:
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        if self._asked or self.broken.is_set():
+        if self._asked or self._broken.is_set():
             return
         while self._gathering and not self._asked:  # of as many as a batch holds, all may have given up
             self._asked = self._next_batch()
@@ -214,7 +223,7 @@ class _Link:
     def _on_readable(self) -> None:
         try:
             self._connection.consume_input()
-            while not self.broken.is_set() and not self._connection.is_busy():
+            while not self._broken.is_set() and not self._connection.is_busy():
                 result = self._connection.get_result()
                 if result is None:
                     self._end_statement()
@@ -250,9 +259,9 @@ class _Link:
             self._let_leave()
 
     def _break(self, error: Exception) -> None:
-        if not self.broken.is_set():
+        if not self._closed:
             log.info("point reads: connection given up, the pool answers meanwhile: %s", str(error).strip())
-            self.broken.set()
+            self._broken.set()
             self.close()
 
 
