@@ -135,6 +135,9 @@ class Worker:
             due = await self._builds.next_due(packages=self._config.packages)
         except RegistryError:
             due = None
+        except Exception:
+            log.exception("no look at when the next job is due")
+            due = None
         rest = self._rests_until - clock()
         return max(0.01, min(self._config.poll, rest if rest > 0 else self._config.poll if due is None else due))
 
@@ -196,7 +199,7 @@ class Worker:
         """Take no jobs for a while when one after the other fails here: a worker with a full disk must not eat all."""
         self._faults_in_a_row += 1
         if self._faults_in_a_row > self._config.concurrency:
-            pause = min(2.0 ** (self._faults_in_a_row - self._config.concurrency), LONGEST_PAUSE)
+            pause = _growing(1.0, 2.0, self._faults_in_a_row - self._config.concurrency, LONGEST_PAUSE)
             self._rests_until = clock() + pause
             log.warning("%d jobs in a row failed here: no new ones for %.0f s", self._faults_in_a_row, pause)
 
@@ -268,12 +271,12 @@ class Worker:
                     async for notice in notices:
                         self._on_notice(notice)
             except (psycopg.Error, OSError) as error:
-                log.warning("no notifications for now, polling: %s", str(error).splitlines()[0])
+                log.warning("no notifications for now, polling: %s", str(error).strip().partition("\n")[0])
             await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311
 
     def _on_notice(self, notice: str) -> None:
         kind, _, job_id = notice.partition(":")
-        if kind == "cancel" and (attempt := self._running.get(int(job_id))):
+        if kind == "cancel" and job_id.isdecimal() and (attempt := self._running.get(int(job_id))):
             attempt.stop(_Stop.CANCELLED)
         self._wake.set()
 
@@ -363,4 +366,9 @@ def _answer(renewal: asyncio.Future[bool | None]) -> bool | object | None:
 
 def _delay(faults: int) -> float:
     """Growing waits with some spread: about 2, 8, 32, 128 seconds."""
-    return float(min(2.0 * 4.0**faults, LONGEST_DELAY) * random.uniform(0.8, 1.2))  # noqa: S311
+    return _growing(2.0, 4.0, faults, LONGEST_DELAY) * random.uniform(0.8, 1.2)  # noqa: S311
+
+
+def _growing(first: float, factor: float, times: int, longest: float) -> float:
+    """`first` multiplied so many times, `longest` at most, however often that is."""
+    return min(first * factor ** min(times, 50), longest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from image_registry import limits
@@ -91,16 +90,22 @@ async def _take_care(db: Database, logs: JobLogs, work_dir: Path) -> None:
     """Remove logs and request ids that are over their time, and folders of builds whose worker was killed; bring rows
     of older releases up to date."""
     while True:
-        with suppress(OSError):
+        try:
             if removed := await asyncio.to_thread(remove_leftovers, work_dir):
                 log.info("%d folders of builds that were killed are removed", removed)
-        with suppress(RegistryError):
+        except OSError as error:
+            log.warning("folders of builds that were killed are removed later: %s", error)
+        try:
             while await logs.expire():
                 pass
             while await db.write(lambda conn: create_requests.expire(conn, limits.REQUEST_ID_SECONDS)):
                 pass
             while await db.write(images.set_definition_keys):
                 pass
+        except RegistryError as error:
+            log.warning("what is over its time is removed later: %s", error)
+        except Exception:
+            log.exception("what is over its time is removed later")
         await asyncio.sleep(CARE_INTERVAL)
 
 

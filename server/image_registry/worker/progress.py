@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from image_registry.builds.runner import BuildEvent, LogLine, StageBegan, StageDone
@@ -16,6 +15,11 @@ from image_registry.registry.job_logs import JobLogs
 log = logging.getLogger(__name__)
 
 PAUSE = 0.2  # seconds between two publications
+
+
+def _storable(line: str) -> str:
+    """The line without what the database takes in no text: NUL, and halves of a character (surrogates)."""
+    return line.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 class Progress:
@@ -32,6 +36,7 @@ class Progress:
         self._stage = ""
         self._unsaid: list[str] = []
         self._news = asyncio.Event()
+        self._flushing = asyncio.Lock()
         self._publisher = asyncio.create_task(self._publish())
 
     def on_event(self, event: BuildEvent) -> None:
@@ -59,17 +64,22 @@ class Progress:
 
     async def close(self) -> None:
         """Publish the rest of the log, and nothing more."""
-        self._publisher.cancel()
+        async with self._flushing:  # lines of a write that is broken off might be lost, or come twice
+            self._publisher.cancel()
         await asyncio.wait([self._publisher])
-        with suppress(RegistryError):
+        try:
             await self._flush()
+        except RegistryError as error:
+            log.warning("the end of a log is lost: %s", error)
+        except Exception:  # a log is no reason to lose a build
+            log.exception("the end of a log is lost")
 
     def _line(self) -> str:
         return " · ".join([*self._done, f"{self._stage} …"] if self._stage else self._done)
 
     def _write(self, line: str) -> None:
         stamp = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
-        self._unsaid.append(f"{stamp} {line}\n".replace("\0", "\N{REPLACEMENT CHARACTER}"))
+        self._unsaid.append(f"{stamp} {_storable(line)}\n")
 
     async def _publish(self) -> None:
         while True:
@@ -77,12 +87,20 @@ class Progress:
             self._news.clear()
             try:
                 await self._builds.set_progress(self._job, self._line())
-                await self._flush()
+                async with self._flushing:
+                    await self._flush()
             except RegistryError as error:
                 log.debug("progress not shown: %s", error)
+            except Exception:
+                log.exception("progress not shown")
             await asyncio.sleep(PAUSE)
 
     async def _flush(self) -> None:
         lines, self._unsaid = self._unsaid, []
-        if lines:
+        if not lines:
+            return
+        try:
             await self._logs.append(self._job, "".join(lines))
+        except Exception:
+            self._unsaid[:0] = lines  # for the next time
+            raise

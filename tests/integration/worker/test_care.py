@@ -5,8 +5,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 
+from image_registry.registry.job_logs import JobLogs
 from image_registry.storage.database import Connection, Database
+from image_registry.worker import main as worker_main
 from image_registry.worker.main import work
 from tests.fixtures.service import make_settings
 
@@ -42,6 +45,21 @@ async def test_definitions_from_before_there_were_keys_get_theirs(database: Data
         await conn.execute("alter table images enable always trigger definition_written")
     assert not await database.read(all_have_keys)
     await work_until(all_have_keys, database, tmp_path)
+
+
+async def test_care_is_taken_again_after_an_unforeseen_error(
+    database: Database, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_main, "CARE_INTERVAL", 0.1)
+    expire, mishaps = JobLogs.expire, [psycopg.InternalError("unforeseen")]
+
+    async def stumbling(self: JobLogs) -> int:
+        if mishaps:
+            raise mishaps.pop()
+        return await expire(self)
+
+    monkeypatch.setattr(JobLogs, "expire", stumbling)
+    await test_definitions_from_before_there_were_keys_get_theirs(database, dsn, tmp_path)
 
 
 async def all_have_keys(conn: Connection) -> bool:

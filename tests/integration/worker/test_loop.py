@@ -11,10 +11,11 @@ from ri.api.imageregistry import image_registry_pb2 as pb
 from ri.api.imageregistry import job_status_pb2 as status
 from ri.api.imageregistry import jobs_pb2
 
-from image_registry.builds.lease import Lease
+from image_registry.builds.lease import Lease, clock
 from image_registry.models import BuildReport, JobKind, Outcome, PipLibrary, TerminationReason
 from image_registry.registry.builds import MAX_ATTEMPTS, MAX_FAULTS, Builds, Claim
-from image_registry.storage.database import Database
+from image_registry.storage.database import Connection, Database
+from image_registry.storage.jobs import CHANNEL
 from image_registry.worker import loop as worker_loop
 from image_registry.worker.loop import PassingFaultError, Worker, WorkerConfig
 from tests.fixtures.service import Service
@@ -70,6 +71,42 @@ async def test_the_base_is_built_before_the_image_on_it(service: Service, databa
     assert job.agent_id.uuid
     assert job.start_time.ToNanoseconds() >= job.creation_time.ToNanoseconds()
     assert (await service.get("one")).status == pb.ManagedImage.STATUS_READY
+
+
+async def test_a_worker_outlives_strange_notices_and_errors_between_jobs(
+    service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_due, mishaps = Builds.next_due, [psycopg.InternalError("unforeseen")]
+
+    async def stumbling(self: Builds, *, packages: bool) -> float | None:
+        if mishaps:
+            raise mishaps.pop()
+        return await next_due(self, packages=packages)
+
+    monkeypatch.setattr(Builds, "next_due", stumbling)
+    async with working(database, build_at_once):
+        for notice in ("cancel:", "cancel:x", "cancel:-1", "?"):
+            await notify(database, notice)
+        await asyncio.sleep(0.3)
+        created = await service.create("one")
+        await until_job(service, created.job.job_id, status.JOB_STATUS_SUCCEEDED)
+    assert not mishaps
+
+
+async def notify(database: Database, payload: str) -> None:
+    async def work(conn: Connection) -> None:
+        await conn.execute("select pg_notify(%s, %s)", [CHANNEL, payload])
+
+    await database.read(work)
+
+
+@pytest.mark.parametrize("faults", [5, 600, 10**6])
+async def test_pauses_grow_up_to_a_limit_however_many_faults_there_were(database: Database, faults: int) -> None:
+    assert 0 < worker_loop._delay(faults) <= worker_loop.LONGEST_DELAY * 1.2
+    worker = Worker(database, build_at_once, FAST)
+    worker._faults_in_a_row = faults
+    worker._rest()
+    assert 0 < worker._rests_until - clock() <= worker_loop.LONGEST_PAUSE
 
 
 async def test_a_running_job_is_cancelled_at_once(service: Service, database: Database) -> None:
