@@ -93,8 +93,13 @@ class LibraryLayers:
         return wheel.size is None or self._cache.taken_layer(self._key(wheel)) is None
 
     def _wheel_file(self, wheel: Wheel, fetch: FetchWheel) -> Path:
+        def from_index(path: Path) -> None:
+            if not wheel.url:  # of a lock whose layers were all there a moment ago; the next attempt asks for addresses
+                retryable(f"The cached layer of {wheel.filename} is damaged or was removed meanwhile.")
+            fetch(wheel, path)
+
         try:
-            return self._cache.blob(f"sha256:{wheel.sha256}", lambda path: fetch(wheel, path))
+            return self._cache.blob(f"sha256:{wheel.sha256}", from_index)
         except DamagedBlobError as error:
             retryable(f"The package index gave another file than the {wheel.filename} that it lists.", error)
 
@@ -106,8 +111,6 @@ class LibraryLayers:
 
         file = self._files.get(wheel.sha256)
         if file is None:  # its layer was there a moment ago, but has been removed or damaged since
-            if not wheel.url:
-                retryable(f"The cached layer of {wheel.filename} was removed meanwhile.")
             with _downloads(self._plan) as fetch:
                 file = self._wheel_file(wheel, fetch)
         with WheelFile(file, wheel.filename, self._plan.limits) as opened:

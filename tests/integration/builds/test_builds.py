@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -215,6 +216,30 @@ async def test_lock_is_kept_without_a_cache(builder: Builder, package_index: Pac
     newer = await third.build("lib", lock=first.lock)
     assert [library.version for library in newer.lock.libraries] == ["2.0"]
     assert "can't be had any more" in third.log
+
+
+async def test_layer_that_turns_out_to_be_damaged_under_a_kept_lock_is_made_again(
+    builder: Builder, package_index: PackageIndex
+) -> None:
+    """Its wheel isn't cached any more, and the lock that was kept for the layer's sake doesn't say where to get it."""
+    filename, wheel = make_wheel("lib")
+    package_index.add((filename, wheel))
+    first = await builder.build("lib")
+    (builder.cache / "blobs" / hashlib.sha256(wheel).hexdigest()).unlink()
+    notes = [json.loads(json.loads(p.read_text())["layer"]) for p in (builder.cache / "layers").iterdir()]
+    (digest,) = (note["blob"]["digest"] for note in notes if ["lib", "1.0"] in note["libraries"])
+    damaged = builder.cache / "blobs" / digest.removeprefix("sha256:")
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.unlink()  # the repository has the same file
+    damaged.write_bytes(content)
+
+    failure = await builder.refused("lib", lock=first.lock)
+    assert failure.reason is FailureReason.RETRYABLE
+    assert failure.message == f"The cached layer of {filename} is damaged or was removed meanwhile."
+    again = await builder.build("lib", lock=first.lock)
+    assert (again.digest, again.lock) == (first.digest, first.lock)
+    assert digest_of_file(damaged) == digest
 
 
 async def test_sizes_that_the_index_keeps_to_itself_change_nothing(
