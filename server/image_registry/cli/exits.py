@@ -19,6 +19,7 @@ _REMEDIES = {
     "configuration file; operators make a key with `image-registry keys create`",
     "IMAGE_ALREADY_EXISTS": "look at it with `image-registry images get`: it may be what you want; "
     "else choose another name",
+    "INVALID_REQUEST": "",  # each line says what would be right
 }
 
 # Somebody answers, but in another language: a sign of it in gRPC's words, what it means, what to do.
@@ -136,7 +137,7 @@ def _call_failure(error: CallError, address: str, tls_by_default: bool, said: di
     from image_registry import client, errors  # noqa: PLC0415
 
     reason = errors.Reason.__members__.get(error.reason)
-    remedy = _REMEDIES.get(error.reason) or (reason.remedy if reason else "")
+    remedy = _REMEDIES.get(error.reason, reason.remedy if reason else "")
     if error.retry_after is not None:
         remedy = f"try again in {max(1, round(error.retry_after))} s"
     match error:

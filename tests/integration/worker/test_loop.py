@@ -229,8 +229,8 @@ async def test_the_job_of_a_silent_worker_is_taken_over_and_the_zombie_is_fenced
     async with working(database, stuck, WorkerConfig(concurrency=1, lease=30.0, poll=0.2, drain=5.0)) as zombie:
         await asyncio.wait_for(claimed.wait(), 60)
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
-            await conn.execute("update jobs set lease_expires_at = now() - interval '1 s' where status in (1, 2)")
-            [[uuid]] = await (await conn.execute("select uuid from jobs where status = 2")).fetchall()
+            over = "update jobs set lease_expires_at = now() - interval '1 s' where status in (1, 2) returning uuid"
+            [[uuid]] = await (await conn.execute(over)).fetchall()
         async with working(database, build_at_once) as other:
             job = await until_job(service, str(uuid), status.JOB_STATUS_SUCCEEDED)
             assert job.agent_id.uuid == str(other.agent_id) != str(zombie.agent_id)
