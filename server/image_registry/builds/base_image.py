@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from image_registry.builds.base import Base, LayerContents, read_layer
 from image_registry.builds.cache import Cache, CachedLayer
 from image_registry.builds.destination import access_to
+from image_registry.builds.faults import BaseMovedError, InvalidImageError, UnavailableError
 from image_registry.builds.oci.manifest import Descriptor, Manifest
 from image_registry.builds.oci.reference import LayoutReference, parse_reference
 from image_registry.builds.oci.source import ImageSource, LayoutSource
@@ -39,8 +40,14 @@ class BaseImage:
     visible: Mapping[str, Library]
 
     def layer_files(self) -> list[tuple[Descriptor, Path]]:
-        """Return each layer of the base itself and a local file of its blob."""
+        """Return each layer of the base itself and a local file of its blob. Use them within `unmoved`."""
         return [(layer, self.source.layer_file(layer)) for layer in self.manifest.layers]
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Work with the base's files; raises BaseMovedError if one is missing because the base was rebuilt."""
+        with _unmoved(self.source, self.manifest):
+            yield
 
     def with_layer(self, plan: BuildPlan, added: CachedLayer) -> BaseImage:
         """Return the same base with one more layer on it. Raises BuildFailed."""
@@ -53,12 +60,31 @@ def open_base(plan: BuildPlan, cache: Cache, resources: ExitStack) -> BaseImage:
 
     It stays open until `resources` is closed.
 
-    Raises BuildFailed, InvalidImageError, or UnavailableError when a registry can't be reached.
+    Raises BuildFailed, InvalidImageError, BaseMovedError, or UnavailableError when a registry can't be reached.
     """
     source = _open_source(plan, cache, resources)
     manifest = source.manifest()
-    contents = tuple(_contents(source, layer, plan.cache_dir / "bases") for layer in manifest.layers)
-    return _described(plan, source, manifest, contents)
+    with _unmoved(source, manifest):
+        contents = tuple(_contents(source, layer, plan.cache_dir / "bases") for layer in manifest.layers)
+        return _described(plan, source, manifest, contents)
+
+
+@contextmanager
+def _unmoved(source: ImageSource, manifest: Manifest) -> Iterator[None]:
+    try:
+        yield
+    except (InvalidImageError, FileNotFoundError) as error:
+        if _has_moved(source, manifest):
+            raise BaseMovedError("the base image was rebuilt meanwhile") from error
+        raise
+
+
+def _has_moved(source: ImageSource, manifest: Manifest) -> bool:
+    """Whether the reference leads to another image by now; a base that can't be read any more hasn't moved."""
+    try:
+        return source.manifest().digest != manifest.digest
+    except (InvalidImageError, UnavailableError):
+        return False
 
 
 def _described(

@@ -16,6 +16,10 @@ class InvalidImageError(Exception):
     """What should be a manifest, an index, a layout or a blob is something else; the text says what is wrong."""
 
 
+class BaseMovedError(Exception):
+    """The base image is another one by now, and a blob of the one that this build began with is gone."""
+
+
 class DamagedBlobError(Exception):
     """A blob is not what its digest says."""
 
@@ -55,6 +59,8 @@ def as_failure(error: Exception, limits: Limits) -> BuildFailed:
             reason, message = FailureReason.OUT_OF_MEMORY, f"The build needs more memory than its {megabytes} MB."
         case InvalidImageError():
             reason, message = FailureReason.INTERNAL, f"The base image can't be used: {error}."
+        case BaseMovedError():
+            reason, message = FailureReason.RETRYABLE, f"The build has to begin again: {error}."
         case UnavailableError():
             reason = FailureReason.RETRYABLE if error.is_transient else FailureReason.INTERNAL
             message = f"The container registry can't be used: {error}."

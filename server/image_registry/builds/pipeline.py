@@ -79,7 +79,7 @@ class Build:
         with self._in_stage(Stage.LAYER):
             layers = self._layers(base, libraries)
             manifest, config = compose(base.manifest, base.config, [cached.layer for cached in layers])
-        with self._in_stage(Stage.PUSH):
+        with self._in_stage(Stage.PUSH), base.unmoved():
             files = [*base.layer_files(), *((cached.layer.blob, cached.path) for cached in layers)]
             repository.push(self._plan.image_id, manifest, files, config, self._plan.tags)
         self._keep_to_limits()
@@ -117,7 +117,8 @@ class Build:
     def _base_with_packages(self, resources: ExitStack) -> BaseImage:
         with self._in_stage(Stage.PACKAGES):
             base = open_base(self._plan, self._cache, resources)
-            return with_packages(self._plan, base, self._cache, self._own, self._listener.line)
+            with base.unmoved():
+                return with_packages(self._plan, base, self._cache, self._own, self._listener.line)
 
     def _question(self, base: BaseImage) -> Question:
         if len(self._plan.requirements) > self._plan.limits.requirements:
