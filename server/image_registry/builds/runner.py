@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -74,16 +74,17 @@ async def run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None], lea
 
 
 async def _run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None], lease: Lease | None) -> BuildResult:
-    with _own_folder(plan.work_dir) as (folder, lock), tempfile.TemporaryFile() as errors:
-        run = _Run(plan, on_event, errors, lease)
-        try:
-            async with asyncio.timeout(plan.limits.seconds):
-                return await run.follow(await run.start(folder, lock))
-        except TimeoutError:
-            message = f"The build took longer than its {plan.limits.seconds:g} s."
-            raise BuildFailed(FailureReason.INTERNAL, message, run.stage) from None
-        finally:
-            await _to_the_end(run.bury())
+    with tempfile.TemporaryFile() as errors:
+        async with _own_folder(plan.work_dir) as (folder, lock):
+            run = _Run(plan, on_event, errors, lease)
+            try:
+                async with asyncio.timeout(plan.limits.seconds):
+                    return await run.follow(await run.start(folder, lock))
+            except TimeoutError:
+                message = f"The build took longer than its {plan.limits.seconds:g} s."
+                raise BuildFailed(FailureReason.INTERNAL, message, run.stage) from None
+            finally:
+                await _to_the_end(run.bury())
 
 
 def leftovers(work_dir: Path) -> list[Path]:
@@ -120,18 +121,25 @@ def _is_nobodys(folder: Path, then: Callable[[Path], None]) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _own_folder(work_dir: Path) -> Iterator[tuple[Path, int]]:
-    """Make a folder for one build, and hold a lock in it that tells `remove_leftovers` that somebody cares for it."""
+def _new_folder(work_dir: Path) -> Path:
     work_dir.mkdir(parents=True, exist_ok=True)
     folder = work_dir / f"{_FOLDER}{secrets.token_hex(8)}"
     folder.mkdir(mode=0o700)
+    return folder
+
+
+@contextlib.asynccontextmanager
+async def _own_folder(work_dir: Path) -> AsyncIterator[tuple[Path, int]]:
+    """Make a folder for one build, and hold a lock in it that tells `remove_leftovers` that somebody cares for it.
+
+    It is removed in a thread: a build may leave a hundred thousand files, and its control group takes its time.
+    """
+    folder = _new_folder(work_dir)
     try:
         with locked(folder / ".lock") as lock:
             yield folder, lock or 0
     finally:
-        remove_group(folder)
-        remove_tree(folder)
+        await _to_the_end(asyncio.to_thread(remove_leftover, folder))
 
 
 class _Run:

@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,6 +182,34 @@ async def test_cancelling_twice_still_cleans_up(builder: Builder, package_index:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert processes_of(builder) == []
+    assert list(builder.work.iterdir()) == []
+
+
+async def test_folder_is_removed_beside_the_loop_and_to_the_end(
+    builder: Builder, package_index: PackageIndex, hanging: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large folder takes its time, in which the worker has to renew its leases."""
+    begun, go_on = threading.Event(), threading.Event()
+    waits: list[bool] = []
+    remove = shutil.rmtree
+
+    def slow(folder: Path, **options: Any) -> None:
+        begun.set()
+        waits.append(go_on.wait(10))
+        remove(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    task = asyncio.create_task(run_build(builder.plan("lib"), lambda _: None))
+    await until(lambda: hanging in package_index.requests)
+    task.cancel()
+    await until(begun.is_set)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert waits == [True], "the event loop could go on meanwhile"
     assert list(builder.work.iterdir()) == []
 
 
