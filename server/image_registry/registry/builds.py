@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
@@ -58,15 +59,20 @@ class Builds:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def claim(self, *, agent_id: UUID, lease: float, packages: bool = False) -> Claim | None:
+    async def claim(
+        self, *, agent_id: UUID, lease: float, packages: bool = False, held: Collection[int] = ()
+    ) -> Claim | None:
         """Take the next job that may run, for `lease` seconds; None: nothing to do at the moment.
 
-        `packages`: the worker can install system packages; others are not given builds that want some.
+        `packages`: the worker can install system packages; others are not given builds that want some. `held`: ids of
+        jobs that it works on already; should one of them have been lost to it, its attempt ends before the next begins.
 
         A user's image is recorded with the tag of the base that it is really built on, which another deployment, or
         a cancelled rebuild, may have left at another tag than was wanted.
         """
-        claim = partial(jobs.claim, agent_id=agent_id, lease=lease, max_attempts=MAX_ATTEMPTS, packages=packages)
+        claim = partial(
+            jobs.claim, agent_id=agent_id, lease=lease, max_attempts=MAX_ATTEMPTS, packages=packages, held=held
+        )
         claimed = await self._db.write_once(claim)
         if claimed is None:
             return None
@@ -104,7 +110,7 @@ class Builds:
         async def work(conn: Connection) -> bool:
             await images.hold_platform_tag(conn)
             image = await images.lock_by_id(conn, job.image_id)
-            owned = await jobs.lock_attempt(conn, job.id, job.attempt)
+            owned = await jobs.lock_attempt(conn, job)
             if owned is not None:
                 await end_build(conn, owned, image, recordable)
             return owned is not None
@@ -120,7 +126,7 @@ class Builds:
         """End a repository's removal; False: fenced off."""
 
         async def work(conn: Connection) -> bool:
-            owned = await jobs.lock_attempt(conn, job.id, job.attempt)
+            owned = await jobs.lock_attempt(conn, job)
             if owned is not None:
                 await jobs.finish(conn, owned, JobStatus.SUCCEEDED, TerminationReason.COMPLETED)
             return owned is not None
@@ -134,7 +140,7 @@ class Builds:
         async def work(conn: Connection) -> BuildReport | None:
             await images.hold_platform_tag(conn)
             image = await images.lock_by_id(conn, job.image_id)
-            owned = await jobs.lock_attempt(conn, job.id, job.attempt)
+            owned = await jobs.lock_attempt(conn, job)
             if owned is None:
                 return None
             if owned.cancel_requested:

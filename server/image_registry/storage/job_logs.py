@@ -7,10 +7,11 @@ from uuid import UUID
 
 from image_registry.models import StoredJob
 from image_registry.storage.database import Connection
+from image_registry.storage.jobs import owner
 from image_registry.storage.queries import load
 
 LOG_LIMIT = 1 << 20  # bytes of one job's log; the rest is counted, not kept
-_SQL = load("job_logs.sql")
+_SQL = load("job_logs.sql", "owned.sql")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,8 @@ class LogState:
 
 async def append(conn: Connection, job: StoredJob, text: str) -> None:
     """Add a part while this attempt owns the job; from LOG_LIMIT on only count."""
-    values = {"id": job.id, "attempt": job.attempt, "text": text, "size": len(text.encode()), "limit": LOG_LIMIT}
-    await conn.execute(_SQL["append"], values)
+    values = {"text": text, "size": len(text.encode()), "limit": LOG_LIMIT}
+    await conn.execute(_SQL["append"], owner(job) | values)
 
 
 async def state(conn: Connection, uuid: UUID) -> LogState | None:

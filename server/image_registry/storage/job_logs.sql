@@ -1,8 +1,8 @@
--- Appends a part if the log has room for it. The row's lock keeps parts in order; the attempt fences a lost worker.
+-- Appends a part if the log has room for it. The row's lock keeps parts in order; who lost the job writes nothing.
 -- name: append
 with room as (
     select id, log_lost = 0 and log_bytes + %(size)s <= %(limit)s as fits
-    from jobs where id = %(id)s and attempt = %(attempt)s and status in (1, 2) for update
+    from jobs where {owned} for update
 ), job as (
     update jobs set
         log_parts = log_parts + case when room.fits then 1 else 0 end,

@@ -1,8 +1,8 @@
-"""Rows of jobs: API resource, queue and lease in one. Every write of a worker is fenced by its attempt number."""
+"""Rows of jobs: API resource, queue and lease in one. Every write of a worker is fenced by its attempt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from image_registry.storage.rows import present, to_image, to_job
 from image_registry.telemetry import tracing
 
 CHANNEL = "image_registry_jobs"  # workers listen to it
-_SQL = load("jobs.sql")
+_SQL = load("jobs.sql", "owned.sql")
 
 
 async def get(conn: Connection, uuid: UUID) -> StoredJob | None:
@@ -34,10 +34,14 @@ async def lock_unfinished_build(conn: Connection, image_id: int) -> StoredJob | 
     return _job_or_none(await (await conn.execute(_SQL["unfinished_build"], {"image_id": image_id})).fetchone())
 
 
-async def lock_attempt(conn: Connection, job_id: int, attempt: int) -> StoredJob | None:
-    """The job, held until the transaction ends, if this attempt still owns it."""
-    values = {"id": job_id, "attempt": attempt}
-    return _job_or_none(await (await conn.execute(_SQL["lock_attempt"], values)).fetchone())
+def owner(job: StoredJob) -> dict[str, object]:
+    """Values for the part `owned` of a statement: the attempt that claimed `job`."""
+    return {"id": job.id, "attempt": job.attempt, "agent_id": job.agent_id}
+
+
+async def lock_attempt(conn: Connection, job: StoredJob) -> StoredJob | None:
+    """The job, held until the transaction ends, if the attempt that claimed it still owns it."""
+    return _job_or_none(await (await conn.execute(_SQL["lock_attempt"], owner(job))).fetchone())
 
 
 async def insert(
@@ -80,12 +84,20 @@ class Claimed:
     base_digest: str
 
 
-async def claim(conn: Connection, *, agent_id: UUID, lease: float, max_attempts: int, packages: bool) -> Claimed | None:
+async def claim(
+    conn: Connection, *, agent_id: UUID, lease: float, max_attempts: int, packages: bool, held: Collection[int] = ()
+) -> Claimed | None:
     """Take the next job that may run, for `lease` seconds; None: there is none at the moment. Not for a transaction.
 
-    `packages`: also builds that install system packages.
+    `packages`: also builds that install system packages. `held`: jobs that this worker works on.
     """
-    values = {"agent_id": agent_id, "lease": lease, "max_attempts": max_attempts, "packages": packages}
+    values = {
+        "agent_id": agent_id,
+        "lease": lease,
+        "max_attempts": max_attempts,
+        "packages": packages,
+        "held": list(held),
+    }
     while True:
         try:
             row = await (await conn.execute(_SQL["claim"], values)).fetchone()
@@ -99,7 +111,7 @@ async def claim(conn: Connection, *, agent_id: UUID, lease: float, max_attempts:
 
 async def set_definition(conn: Connection, job: StoredJob, definition: bytes) -> None:
     """Change what a build is to make, while this attempt owns it."""
-    await conn.execute(_SQL["set_definition"], {"id": job.id, "attempt": job.attempt, "definition": definition})
+    await conn.execute(_SQL["set_definition"], owner(job) | {"definition": definition})
 
 
 async def next_due(conn: Connection, packages: bool) -> float | None:
@@ -137,20 +149,20 @@ async def queue_state(conn: Connection, max_attempts: int) -> QueueState:
 
 async def start(conn: Connection, job: StoredJob) -> bool:
     """PENDING → RUNNING; False: this attempt no longer owns the job."""
-    cursor = await conn.execute(_SQL["start"], {"id": job.id, "attempt": job.attempt})
+    cursor = await conn.execute(_SQL["start"], owner(job))
     return await cursor.fetchone() is not None
 
 
 async def renew(conn: Connection, job: StoredJob, lease: float) -> bool | None:
     """Extend the lease; says whether the job is to be cancelled, None: this attempt no longer owns it."""
-    cursor = await conn.execute(_SQL["renew"], {"id": job.id, "attempt": job.attempt, "lease": lease})
+    cursor = await conn.execute(_SQL["renew"], owner(job) | {"lease": lease})
     row = await cursor.fetchone()
     return None if row is None else bool(row["cancel_requested"])
 
 
 async def set_progress(conn: Connection, job: StoredJob, progress: str) -> None:
     """Replace the line that people read, while this attempt owns the job."""
-    await conn.execute(_SQL["set_progress"], {"id": job.id, "attempt": job.attempt, "progress": progress})
+    await conn.execute(_SQL["set_progress"], owner(job) | {"progress": progress})
 
 
 async def finish(

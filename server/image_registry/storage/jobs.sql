@@ -39,7 +39,8 @@ values (%(kind)s, %(priority)s, %(image_id)s, %(image_name)s, %(repository)s, %(
 returning {job}
 
 -- The oldest job of the lowest priority number that may run, and that this worker can do. The base comes from the same
--- snapshot as that judgement, so that it is one that can be built on.
+-- snapshot as that judgement, so that it is one that can be built on. Not one of `held`: what this worker still works on
+-- has been lost to it, and two attempts of one worker must not meet either.
 -- name: claim
 with candidate as (
     select j.id, i.lock, i.base_digest, b.id as base_id, b.name as base_name, b.role as base_role, b.status as base_status,
@@ -47,7 +48,7 @@ with candidate as (
     from jobs j
     left join images i on i.id = j.image_id and j.kind = 1
     left join images b on b.id = i.base_image_id
-    where {may_run} and (%(packages)s or not j.needs_packages)
+    where {may_run} and (%(packages)s or not j.needs_packages) and j.id <> all (%(held)s::bigint[])
     order by j.priority, j.id limit 1 for update of j skip locked
 )
 update jobs j set status = 1, attempt = j.attempt + 1, agent_id = %(agent_id)s,
@@ -57,7 +58,7 @@ returning {job}, candidate.lock, candidate.base_digest, candidate.base_id, candi
     candidate.base_python_version, candidate.base_platform_tag, candidate.base_definition
 
 -- name: set_definition
-update jobs set definition = %(definition)s where id = %(id)s and attempt = %(attempt)s and status in (1, 2)
+update jobs set definition = %(definition)s where {owned}
 
 -- Seconds until the first job that only waits for its time, and that this worker can do; null: none.
 -- name: next_due
@@ -87,20 +88,20 @@ from unnest(%(priorities)s::smallint[]) as wanted (priority) cross join lateral 
 
 -- name: start
 update jobs set status = 2, started_at = coalesce(started_at, now())
-where id = %(id)s and attempt = %(attempt)s and status = 1
+where {owned} and status = 1
 returning id
 
 -- name: renew
 update jobs set lease_expires_at = now() + make_interval(secs => %(lease)s)
-where id = %(id)s and attempt = %(attempt)s and status in (1, 2)
+where {owned}
 returning cancel_requested
 
 -- name: set_progress
-update jobs set progress = %(progress)s where id = %(id)s and attempt = %(attempt)s and status in (1, 2)
+update jobs set progress = %(progress)s where {owned}
 
 -- Locks the job of one attempt, if that attempt still owns it.
 -- name: lock_attempt
-select {job} from jobs j where j.id = %(id)s and j.attempt = %(attempt)s and j.status in (1, 2) for update
+select {job} from jobs j where {owned} for update
 
 -- name: finish
 update jobs set status = %(status)s, termination_reason = %(reason)s, finished_at = now(), lease_expires_at = null,

@@ -115,7 +115,10 @@ class Worker:
             sure_until = clock() + self._config.lease * LEASE_MARGIN
             try:
                 claim = await self._builds.claim(
-                    agent_id=self.agent_id, lease=self._config.lease, packages=self._config.packages
+                    agent_id=self.agent_id,
+                    lease=self._config.lease,
+                    packages=self._config.packages,
+                    held=self._running.keys(),
                 )
             except RegistryError as error:
                 log.warning("no look at the queue: %s", error)
