@@ -120,10 +120,10 @@ def _seconds(retry_after: str) -> float:
         return 0.0
 
 
-def with_retries(action: Callable[[], Result], what: str) -> Result:
+def with_retries(action: Callable[[], Result], what: str, sleep: Callable[[float], object] | None = None) -> Result:
     """Run an action that uses the network; after a fault that may pass, wait and run it again, three times at most.
 
-    The waits grow; a server's `Retry-After` is obeyed up to 30 s. Raises UnavailableError.
+    The waits grow; a server's `Retry-After` is obeyed up to 30 s. Raises UnavailableError, and what `sleep` does.
     """
     for wait in _WAITS:
         try:
@@ -131,13 +131,13 @@ def with_retries(action: Callable[[], Result], what: str) -> Result:
         except UnavailableError as fault:
             if not fault.is_transient:
                 raise
-            wait_for(fault, wait)
+            wait_for(fault, wait, sleep)
     return run_once(action, what)
 
 
-def wait_for(fault: UnavailableError, wait: float) -> None:
+def wait_for(fault: UnavailableError, wait: float, sleep: Callable[[float], object] | None = None) -> None:
     """Sleep for `wait` seconds, or for as long as the server asked, up to 30 s."""
-    time.sleep(min(max(wait, fault.retry_after), _LONGEST_WAIT))
+    (sleep or time.sleep)(min(max(wait, fault.retry_after), _LONGEST_WAIT))
 
 
 def run_once(action: Callable[[], Result], what: str) -> Result:

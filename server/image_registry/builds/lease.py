@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import time
 from types import TracebackType
 
@@ -54,6 +55,42 @@ class Lease:
     def extend(self, until: float) -> None:
         """Move the end."""
         os.pwrite(self._descriptor, struct.pack(_FORMAT, until), 0)
+
+
+class StoppedError(Exception):
+    """Work in a thread broke off: it was told to, or its lease is over."""
+
+
+class StopSign:
+    """Tells work in a thread to break off. The thread looks at it before each step that others can see.
+
+    It stands for a lease that is over, too; without a lease only `stop` puts it up.
+    """
+
+    def __init__(self, lease: Lease | None = None) -> None:
+        self._lease = lease
+        self._told = threading.Event()
+
+    def stop(self) -> None:
+        """Put it up for good."""
+        self._told.set()
+
+    def check(self) -> None:
+        """Raise StoppedError if the work may not go on."""
+        if self._told.is_set():
+            raise StoppedError("it was stopped")
+        if self._lease is not None and self._lease.left == 0:
+            raise StoppedError("its lease is over")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; raises StoppedError as soon as the work may not go on."""
+        end = clock() + seconds
+        self.check()
+        while (left := end - clock()) > 0:
+            self._told.wait(
+                left if self._lease is None else min(left, self._lease.left)
+            )  # it may be extended meanwhile
+            self.check()
 
 
 def end_of_lease(descriptor: int) -> float:

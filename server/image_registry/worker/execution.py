@@ -12,7 +12,7 @@ from uuid import UUID
 
 from image_registry.builds.credentials import Keyring
 from image_registry.builds.faults import UnavailableError, as_failure
-from image_registry.builds.lease import Lease
+from image_registry.builds.lease import Lease, StoppedError, StopSign
 from image_registry.builds.oci.reference import RegistryReference, parse_reference
 from image_registry.builds.packages.wanted import Confinement, Manager, SystemPackages
 from image_registry.builds.plan import (
@@ -78,7 +78,7 @@ class Executor:
     async def __call__(self, claim: Claim, lease: Lease) -> BuildReport:
         """Do the work. Raises PassingFaultError for another attempt; leaves nothing running when cancelled."""
         if claim.job.kind is JobKind.DELETE_REPOSITORY:
-            return await self._delete(claim.job)
+            return await self._delete(claim.job, lease)
         if claim.definition is None:
             raise ValueError(f"build job {claim.job.uuid} has no definition")
         if refusal := _refusal(claim.definition, claim.base, self._config.obstacle):
@@ -134,10 +134,18 @@ class Executor:
             confinement=config.confinement,
         )
 
-    async def _delete(self, job: StoredJob) -> BuildReport:
+    async def _delete(self, job: StoredJob, lease: Lease) -> BuildReport:
+        stop = StopSign(lease)
+        work = asyncio.ensure_future(
+            asyncio.to_thread(self._config.home.delete, job.repository, self._owner(job), stop)
+        )
         try:
-            removed = await asyncio.to_thread(self._config.home.delete, job.repository, self._owner(job))
-        except (UnavailableError, ValueError, OSError) as error:
+            removed = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.stop()
+            await _ended(work)  # until then it may remove something, and nobody else may have the job
+            raise
+        except (UnavailableError, StoppedError, ValueError, OSError) as error:
             cause = error.strerror or error if isinstance(error, OSError) else error
             raise PassingFaultError(f"repository not removed yet: {cause}") from error
         log.info("repository of %s: %s", job.image_name, "removed" if removed else "nothing to remove")
@@ -145,6 +153,13 @@ class Executor:
 
     def _owner(self, job: StoredJob) -> str:
         return f"{self._config.registry_id}/{job.image_id}"
+
+
+async def _ended(work: asyncio.Future[bool]) -> None:
+    """Wait for the end of work in a thread, however often this task is cancelled meanwhile."""
+    while not work.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([work])
 
 
 def _hosts(*references: str) -> list[str]:

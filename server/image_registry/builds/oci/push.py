@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from image_registry.builds.faults import ForeignRepositoryError, OwnerDeletedError, UnavailableError
+from image_registry.builds.http import Result
 from image_registry.builds.oci.layout import NOTE_SECONDS
 from image_registry.builds.oci.manifest import Descriptor, Manifest, digest_of, parse_object
 from image_registry.builds.oci.registry import Ask, RegistryClient
@@ -54,7 +55,7 @@ class RegistryRepository:
     @property
     def owner(self) -> str | None:
         """Who pushed what is there; '' for what nobody of ours did, None for nothing. Raises UnavailableError."""
-        annotations = _annotations(self._client, self._repository, OWNER_TAG)
+        annotations = _annotations(self._client.manifest, self._repository, OWNER_TAG)
         if annotations is None:
             return "" if tags(self._client, self._repository) else None
         return annotations.get(_OWNER, "")
@@ -81,14 +82,37 @@ class RegistryRepository:
         for tag in tags:
             self._uploads.put_manifest(tag, manifest.data, manifest.media_type)
         if self._notes.has(owner):
-            if self.owner in {owner, ""}:  # '': the deletion took our mark away before these tags came
-                self.remove()
+            with contextlib.suppress(ForeignRepositoryError):
+                self.remove({owner, ""})  # '': the deletion took our mark away before these tags came
             raise self._deleted()
 
-    def remove(self) -> None:
-        """Remove every tag with its manifest. Raises UnavailableError, also where a registry forbids it (HTTP 405)."""
+    def remove(self, owners: set[str]) -> None:
+        """Remove every tag with its manifest, for as long as the repository is one of the owners'.
+
+        Raises ForeignRepositoryError when it isn't any more, and UnavailableError, also where a registry forbids it
+        (HTTP 405).
+        """
+        # The owner's last: this can be tried again.
         for tag in sorted(tags(self._client, self._repository), key=lambda tag: tag == OWNER_TAG):
-            remove_tag(self._client, self._repository, tag)  # the owner's last: this can be tried again
+            remove_tag(self._client, self._repository, tag, lambda: self._still(owners))
+
+    def while_owned(self, owner: str, action: Callable[[], Result], what: str) -> Result:
+        """Do something several times if need be; before each, look whether the repository is still the owner's.
+
+        Raises ForeignRepositoryError when it isn't any more, UnavailableError, and what the action does.
+        """
+
+        def once() -> Result:
+            self._still({owner})
+            return action()
+
+        return self._client.insist(once, what)
+
+    def _still(self, owners: set[str]) -> None:
+        """One look, without patience of its own: the caller waits and looks again."""
+        annotations = _annotations(self._client.manifest_once, self._repository, OWNER_TAG)
+        if (annotations or {}).get(_OWNER, "") not in owners:
+            raise ForeignRepositoryError(f"the repository {self._repository} belongs to another image by now")
 
     def _claimed(self, owner: str) -> str | None:
         if self._notes.has(owner):
@@ -111,7 +135,7 @@ class DeletionNotes:
 
     def has(self, owner: str) -> bool:
         """Whether the owner was deleted. Raises UnavailableError."""
-        return _annotations(self._client, self.repository, _tag(owner)) is not None
+        return _annotations(self._client.manifest, self.repository, _tag(owner)) is not None
 
     def write(self, owner: str) -> None:
         """Remember that the owner was deleted. Raises UnavailableError."""
@@ -127,7 +151,7 @@ class DeletionNotes:
         remove_tag(self._client, self.repository, tag)
 
     def _is_old(self, tag: str, now: datetime) -> bool:
-        annotations = _annotations(self._client, self.repository, tag) or {}
+        annotations = _annotations(self._client.manifest, self.repository, tag) or {}
         try:
             deleted_at = datetime.fromisoformat(annotations[_DELETED_AT])
         except (KeyError, ValueError):
@@ -173,22 +197,31 @@ def _next(link: str) -> str:
     return f"{parts.path}?{parts.query}" if 'rel="next"' in parameters and parse_qs(parts.query) else ""
 
 
-def remove_tag(client: RegistryClient, repository: str, tag: str) -> None:
-    """Remove the manifest of a tag, and so the tag; no such tag is fine. Raises UnavailableError."""
+def remove_tag(client: RegistryClient, repository: str, tag: str, check: Callable[[], object] = lambda: None) -> None:
+    """Remove the manifest of a tag, and so the tag; no such tag is fine. Raises UnavailableError.
+
+    `check`, which may raise what it likes, comes right before each request that removes something: after a wait the tag
+    may be another's.
+    """
     what = f"manifest {repository}:{tag}"
+
+    def once() -> None:
+        data, _ = client.manifest_once(repository, tag)
+        check()
+        client.exchange_once(Ask("DELETE", f"/v2/{repository}/manifests/{digest_of(data)}", repository), what)
+
     try:
-        data, _ = client.manifest(repository, tag)
-        client.exchange(Ask("DELETE", f"/v2/{repository}/manifests/{digest_of(data)}", repository), what)
+        client.insist(once, what)
     except UnavailableError as error:
         if error.status != httpx.codes.NOT_FOUND:  # another tag of the same manifest took it along
             raise
 
 
-def _annotations(client: RegistryClient, repository: str, tag: str) -> dict[str, str] | None:
-    """The annotations of a note; None: there is no such tag."""
+def _annotations(read: Callable[[str, str], tuple[bytes, str]], repository: str, tag: str) -> dict[str, str] | None:
+    """The annotations of a note, read by a client's `manifest` or `manifest_once`; None: there is no such tag."""
     with contextlib.suppress(KeyError):
         try:
-            data, _ = client.manifest(repository, tag)
+            data, _ = read(repository, tag)
         except UnavailableError as error:
             if error.status != httpx.codes.NOT_FOUND:
                 raise

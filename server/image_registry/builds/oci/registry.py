@@ -20,7 +20,8 @@ import httpx
 
 from image_registry.builds.cache import Cache
 from image_registry.builds.faults import DamagedBlobError, InvalidImageError, UnavailableError
-from image_registry.builds.http import check_answer, download, new_client, with_retries
+from image_registry.builds.http import Result, check_answer, download, new_client, with_retries
+from image_registry.builds.lease import StopSign
 from image_registry.builds.oci.manifest import (
     INDEXES,
     LARGEST_MANIFEST,
@@ -70,10 +71,14 @@ class Exchange:
 
 
 class RegistryClient:
-    """Speaks to one registry; threads may share it. Use as a context manager."""
+    """Speaks to one registry; threads may share it. Use as a context manager.
 
-    def __init__(self, access: RegistryAccess) -> None:
+    Where `stop` says so, it begins no request and ends its waits: all methods raise StoppedError then.
+    """
+
+    def __init__(self, access: RegistryAccess, stop: StopSign | None = None) -> None:
         self._access = access
+        self._stop = stop
         self._client = new_client(also=access.ca_bundle)
         self._url = access.endpoint or f"https://{_HUB_HOST.get(access.host, access.host)}"
         self._authorizations: dict[str, str] = {}
@@ -96,14 +101,16 @@ class RegistryClient:
         Raises InvalidImageError, or UnavailableError after several attempts.
         """
         what = f"manifest {repository}:{reference}"
+        return self.insist(lambda: self.manifest_once(repository, reference), what)
+
+    def manifest_once(self, repository: str, reference: str) -> tuple[bytes, str]:
+        """The same in one attempt. Raises InvalidImageError, UnavailableError, httpx.HTTPError."""
+        what = f"manifest {repository}:{reference}"
         ask = Ask("GET", f"/v2/{repository}/manifests/{reference}", repository, {"Accept": _ACCEPT})
 
-        def get() -> tuple[bytes, str]:
-            with self.answer(ask, what) as answer:
-                media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
-                return _bounded(answer, LARGEST_MANIFEST, what), media_type
-
-        data, media_type = with_retries(get, what)
+        with self.answer(ask, what) as answer:
+            media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
+            data = _bounded(answer, LARGEST_MANIFEST, what)
         if reference.startswith("sha256:") and digest_of(data) != reference:
             raise InvalidImageError(f"the registry gave another manifest than {reference}")
         return data, media_type
@@ -120,11 +127,15 @@ class RegistryClient:
             with self.answer(ask, what) as answer:
                 download(answer, path, blob.size, what)
 
-        with_retries(get, what)
+        self.insist(get, what)
 
     def exchange(self, ask: Ask, what: str) -> Exchange:
         """Send a request with a small answer, several times if need be. Raises UnavailableError, InvalidImageError."""
-        return with_retries(lambda: self.exchange_once(ask, what), what)
+        return self.insist(lambda: self.exchange_once(ask, what), what)
+
+    def insist(self, action: Callable[[], Result], what: str) -> Result:
+        """Do something with this client several times if need be. Raises UnavailableError, and what else it does."""
+        return with_retries(action, what, self._stop.sleep if self._stop else None)
 
     def exchange_once(self, ask: Ask, what: str) -> Exchange:
         """Send a request with a small answer. Raises UnavailableError, InvalidImageError, httpx.HTTPError."""
@@ -158,6 +169,8 @@ class RegistryClient:
             authorization = self._authorizations.get(ask.scope)
         if authorization and url.startswith(f"{self._url}/"):
             headers["Authorization"] = authorization
+        if self._stop is not None:
+            self._stop.check()
         with self._client.stream(ask.method, url, headers=headers, content=ask.body()) as answer:
             yield answer
 

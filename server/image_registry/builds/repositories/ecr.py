@@ -15,12 +15,14 @@ from typing import Any
 
 from image_registry.builds.credentials import Keyring, Login, NoLoginError
 from image_registry.builds.faults import UnavailableError
+from image_registry.builds.lease import StopSign
 from image_registry.builds.oci.push import RegistryRepository
 from image_registry.builds.oci.reference import RegistryReference
 from image_registry.builds.oci.registry import RegistryClient
 from image_registry.builds.repositories.registries import RegistryHome
 
 _HOST = re.compile(r"(\d{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
+_ATTEMPTS = 4
 _UNTAGGED_DAYS = 14
 # What a rebuild leaves without a tag may still be pulled by its digest for a while.
 _LIFECYCLE = {
@@ -90,10 +92,20 @@ class EcrHome(RegistryHome):
                     return
             api.put_lifecycle_policy(**named, lifecyclePolicyText=json.dumps(_LIFECYCLE))
 
-    def _remove(self, found: RegistryRepository, name: str, *, is_empty: bool) -> bool:  # noqa: ARG002
-        with self._api() as api:
+    def _remove(self, found: RegistryRepository, name: str, owner: str, stop: StopSign) -> bool:
+        def once() -> bool:
+            return self._remove_whole(name, stop, attempts=1, force=True)  # AWS's library wouldn't look between two
+
+        return found.while_owned(owner, once, f"repository {name}")
+
+    def _remove_empty(self, name: str, stop: StopSign) -> bool:
+        return self._remove_whole(name, stop)
+
+    def _remove_whole(self, name: str, stop: StopSign, *, attempts: int = _ATTEMPTS, force: bool = False) -> bool:
+        with self._api(attempts) as api:
+            stop.check()
             try:
-                api.delete_repository(registryId=self._account, repositoryName=name, force=not is_empty)
+                api.delete_repository(registryId=self._account, repositoryName=name, force=force)
             except (api.exceptions.RepositoryNotFoundException, api.exceptions.RepositoryNotEmptyException):
                 return False  # not empty: somebody has begun to push into what had nothing a moment ago
             return True
@@ -104,21 +116,21 @@ class EcrHome(RegistryHome):
             return [repository["repositoryName"] for page in pages for repository in page["repositories"]]
 
     @contextmanager
-    def _api(self) -> Iterator[Any]:
+    def _api(self, attempts: int = _ATTEMPTS) -> Iterator[Any]:
         try:
             with _told(self._root.host):
-                yield _client(self._region)
+                yield _client(self._region, attempts)
         except NoLoginError as error:
             raise UnavailableError(str(error), 401) from None
 
 
-def _client(region: str) -> Any:
+def _client(region: str, attempts: int = _ATTEMPTS) -> Any:
     try:
         import boto3  # noqa: PLC0415 (an extra)
         from botocore.config import Config  # noqa: PLC0415
     except ModuleNotFoundError:
         raise NoLoginError("boto3 is not installed: pip install 'image-registry[ecr]'") from None
-    patience = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 4})
+    patience = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": attempts})
     return boto3.session.Session().client("ecr", region_name=region, config=patience)
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from image_registry.builds.credentials import Keyring, Login, NoLoginError
 from image_registry.builds.faults import UnavailableError
+from image_registry.builds.lease import StopSign
 from image_registry.builds.oci.push import RegistryRepository
 from image_registry.builds.oci.reference import RegistryReference
 from image_registry.builds.oci.registry import RegistryClient
@@ -70,25 +71,29 @@ class GarHome(RegistryHome):
         self._parent = f"projects/{project}/locations/{location}/repositories/{repository}"
         self._endpoint = urlsplit(keyring.endpoints.get(_API, f"https://{_API}"))
 
-    def _remove(self, found: RegistryRepository, name: str, *, is_empty: bool) -> bool:  # noqa: ARG002
+    def _remove(self, found: RegistryRepository, name: str, owner: str, stop: StopSign) -> bool:  # noqa: ARG002
+        return self._remove_empty(name, stop)
+
+    def _remove_empty(self, name: str, stop: StopSign) -> bool:
         package = quote(name.removeprefix(self._inside), safe="")
         try:
             with self._api() as api:
+                stop.check()
                 begun = api.delete_package(name=f"{self._parent}/packages/{package}", timeout=_SECONDS)
-                self._wait(api, begun.operation)
+                self._wait(api, begun.operation, stop)
         except UnavailableError as error:
             if error.status != 404:
                 raise
             return False
         return True
 
-    def _wait(self, api: Any, operation: Any) -> None:
+    def _wait(self, api: Any, operation: Any, stop: StopSign) -> None:
         """Wait for the end of a long operation; its own `result` would ask at another address than the API's."""
         give_up = time.monotonic() + _DELETION_SECONDS
         while not operation.done:
             if time.monotonic() > give_up:
                 raise UnavailableError(f"the API of {self._root.host}: a deletion isn't over yet")
-            time.sleep(_PAUSE)
+            stop.sleep(_PAUSE)
             operation = api.get_operation({"name": operation.name}, timeout=_SECONDS)
         if operation.HasField("error"):
             raise UnavailableError(f"the API of {self._root.host}: a deletion ended with code {operation.error.code}")

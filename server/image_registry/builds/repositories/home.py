@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from image_registry.builds.lease import StopSign
+
 
 class HomeFaultError(Exception):
     """A home can't be used; `remedy` is what to do about it, `is_passing` says that it may be well again by itself."""
@@ -48,10 +50,11 @@ class Home(Protocol):
     def prepare(self, repository: str) -> None:
         """See to it that a build can push to the repository."""
 
-    def delete(self, repository: str, owner: str) -> bool:
+    def delete(self, repository: str, owner: str, stop: StopSign | None = None) -> bool:
         """Remove a repository if it is the owner's or was never finished; return whether something was removed.
 
         False, and nothing is touched, when it is absent or another life's. No later push of this owner succeeds.
+        Raises StoppedError when `stop` says so; what is not removed by then stays.
         """
 
     def repositories(self) -> Iterator[FoundRepository]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from image_registry.builds.faults import InvalidImageError
+from image_registry.builds.lease import StopSign
 from image_registry.builds.oci.layout import NOTE_SECONDS, LayoutRepository
 from image_registry.builds.oci.reference import LayoutReference, layout_within
 from image_registry.builds.repositories.home import FoundRepository, HomeFaultError, Leftover
@@ -27,8 +28,10 @@ class LayoutHome:
         """See Home. A push makes its folder itself."""
         self._repository(repository)
 
-    def delete(self, repository: str, owner: str) -> bool:
-        """See Home."""
+    def delete(self, repository: str, owner: str, stop: StopSign | None = None) -> bool:
+        """See Home. The lock lets nobody come between."""
+        if stop is not None:
+            stop.check()
         return self._repository(repository).delete(owner)
 
     def repositories(self) -> Iterator[FoundRepository]:

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import httpx
 
 from image_registry.builds.credentials import Keyring
-from image_registry.builds.faults import UnavailableError
+from image_registry.builds.faults import ForeignRepositoryError, UnavailableError
 from image_registry.builds.http import UNTRUSTED
+from image_registry.builds.lease import StopSign
 from image_registry.builds.oci.push import NOTES, DeletionNotes, RegistryRepository, repositories
 from image_registry.builds.oci.reference import RegistryReference, repository_within
 from image_registry.builds.oci.registry import RegistryClient
@@ -45,15 +46,21 @@ class RegistryHome:
         self._make(self._notes)
         self._make(name)
 
-    def delete(self, repository: str, owner: str) -> bool:
+    def delete(self, repository: str, owner: str, stop: StopSign | None = None) -> bool:
         """See Home."""
         name = repository_within(repository, self._root)
-        with self._client() as client:
+        stop = stop or StopSign()
+        with self._client(stop) as client:
             found = RegistryRepository(client, name, self._root.repository)
             self._make(self._notes)
             DeletionNotes(client, self._root.repository).write(owner)
             current = found.owner
-            return current in {owner, None} and self._remove(found, name, is_empty=current is None)
+            if current is None:
+                return self._remove_empty(name, stop)
+            try:
+                return current == owner and self._remove(found, name, owner, stop)
+            except ForeignRepositoryError:  # removed by another attempt, and made anew
+                return False
 
     def repositories(self) -> Iterator[FoundRepository]:
         """See Home."""
@@ -88,18 +95,22 @@ class RegistryHome:
     def _make(self, name: str) -> None:
         """Make a repository below the root if it isn't there; here a push does."""
 
-    def _remove(self, found: RegistryRepository, name: str, *, is_empty: bool) -> bool:  # noqa: ARG002
-        """Remove a repository of ours; return whether there was something."""
-        found.remove()
-        return not is_empty
+    def _remove(self, found: RegistryRepository, name: str, owner: str, stop: StopSign) -> bool:  # noqa: ARG002
+        """Remove a repository of the owner's; return whether there was something. Raises ForeignRepositoryError."""
+        found.remove({owner})
+        return True
+
+    def _remove_empty(self, name: str, stop: StopSign) -> bool:  # noqa: ARG002
+        """Remove a repository that held nothing a moment ago; return whether there was one."""
+        return False
 
     def _names(self, client: RegistryClient) -> list[str]:
         """All repositories that might be below the root."""
         return repositories(client)
 
     @contextmanager
-    def _client(self) -> Iterator[RegistryClient]:
-        with RegistryClient(self._keyring.access(self._root.host)) as client:
+    def _client(self, stop: StopSign | None = None) -> Iterator[RegistryClient]:
+        with RegistryClient(self._keyring.access(self._root.host), stop) as client:
             yield client
 
     def _judged(self, action: Callable[[], str]) -> str:
