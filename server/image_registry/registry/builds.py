@@ -91,8 +91,8 @@ class Builds:
         """Seconds until a job that was put off, and that such a worker can do, may run; None: there is none."""
         return await self._db.read(partial(jobs.next_due, packages=packages))
 
-    async def start(self, job: StoredJob) -> bool:
-        """PENDING → RUNNING; False: the job belongs to somebody else now."""
+    async def start(self, job: StoredJob) -> bool | None:
+        """PENDING → RUNNING: whether the job is to be cancelled; None: it belongs to somebody else now."""
         return await self._db.write(lambda conn: jobs.start(conn, job))
 
     async def renew(self, job: StoredJob, lease: float) -> bool | None:

@@ -147,10 +147,10 @@ async def queue_state(conn: Connection, max_attempts: int) -> QueueState:
     )
 
 
-async def start(conn: Connection, job: StoredJob) -> bool:
-    """PENDING → RUNNING; False: this attempt no longer owns the job."""
-    cursor = await conn.execute(_SQL["start"], owner(job))
-    return await cursor.fetchone() is not None
+async def start(conn: Connection, job: StoredJob) -> bool | None:
+    """PENDING → RUNNING; says whether the job is to be cancelled, None: this attempt no longer owns it."""
+    row = await (await conn.execute(_SQL["start"], owner(job))).fetchone()
+    return None if row is None else bool(row["cancel_requested"])
 
 
 async def renew(conn: Connection, job: StoredJob, lease: float) -> bool | None:

@@ -89,7 +89,7 @@ from unnest(%(priorities)s::smallint[]) as wanted (priority) cross join lateral 
 -- name: start
 update jobs set status = 2, started_at = coalesce(started_at, now())
 where {owned} and status = 1
-returning id
+returning cancel_requested
 
 -- name: renew
 update jobs set lease_expires_at = now() + make_interval(secs => %(lease)s)

@@ -166,8 +166,11 @@ class Worker:
 
     async def _carry_out(self, attempt: _Attempt) -> None:
         claim, job = attempt.claim, attempt.claim.job
-        if not await self._builds.start(job):
+        cancel = await self._builds.start(job)
+        if cancel is None:
             return
+        if cancel:  # since the claim, when nobody listened yet for this job
+            attempt.stop(_Stop.CANCELLED)
         if attempt.stopped:
             await self._end_stopped(attempt)
             return

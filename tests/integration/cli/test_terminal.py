@@ -92,7 +92,7 @@ async def claim(database: Database, name: str) -> StoredJob:
     found = await Builds(database).claim(agent_id=uuid4(), lease=30)
     assert found is not None
     assert found.job.image_name == name
-    assert await Builds(database).start(found.job)
+    assert await Builds(database).start(found.job) is not None
     return found.job
 
 

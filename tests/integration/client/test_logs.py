@@ -19,7 +19,7 @@ async def running_job(registry: AsyncImageRegistryClient, database: Database) ->
     await registry.create_image("vision", ["numpy"])
     claim = await Builds(database).claim(agent_id=uuid4(), lease=30)
     assert claim is not None
-    assert await Builds(database).start(claim.job)
+    assert await Builds(database).start(claim.job) is not None
     return claim.job
 
 

@@ -64,7 +64,7 @@ async def running_job(address: str, database: Database) -> StoredJob:
         await client.create_image("vision", ["numpy"])
     claim = await Builds(database).claim(agent_id=uuid4(), lease=60)
     assert claim is not None
-    assert await Builds(database).start(claim.job)
+    assert await Builds(database).start(claim.job) is not None
     await JobLogs(database, 3600).append(claim.job, "one\n")
     return claim.job
 

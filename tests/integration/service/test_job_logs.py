@@ -27,7 +27,7 @@ async def running_job(service: Service, database: Database) -> StoredJob:
     await service.create("one")
     claim = await Builds(database).claim(agent_id=uuid4(), lease=30)
     assert claim is not None
-    assert await Builds(database).start(claim.job)
+    assert await Builds(database).start(claim.job) is not None
     return claim.job
 
 

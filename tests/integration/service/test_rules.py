@@ -214,7 +214,7 @@ async def test_the_late_result_of_an_old_life_reaches_no_new_one(service: Servic
     old = await service.create("one")
     claim = await builds.claim(agent_id=uuid4(), lease=30)
     assert claim is not None
-    assert await builds.start(claim.job)
+    assert await builds.start(claim.job) is not None
     await delete(service, "one")
     new = await service.create("one", "pandas")
     assert await builds.claim(agent_id=uuid4(), lease=30) is None, "the repository is the old build's still"

@@ -68,7 +68,7 @@ async def unfinished(service: Service) -> list[jobs_pb2.JobMetadata]:
 async def claim(builds: Builds) -> Claim | None:
     taken = await builds.claim(agent_id=uuid4(), lease=30)
     if taken is not None:
-        assert await builds.start(taken.job)
+        assert await builds.start(taken.job) is not None
     return taken
 
 

@@ -42,8 +42,8 @@ async def test_only_the_second_of_two_claims_with_one_number_writes(
     owned = await claimed(builds)
     assert (lost.id, lost.attempt) == (owned.id, owned.attempt)
 
-    assert not await builds.start(lost)
-    assert await builds.start(owned)
+    assert await builds.start(lost) is None
+    assert await builds.start(owned) is False
     assert await builds.renew(lost, 30) is None
     assert await builds.renew(owned, 30) is False
     for job, text in ((owned, "the owner's"), (lost, "the other's")):
