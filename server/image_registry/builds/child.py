@@ -131,6 +131,7 @@ def _build(plan: BuildPlan, folder: Path, events: Events) -> int:
         events.failed(BuildFailed(failure.reason, failure.message, build.stage))
         return 1
     events.result(result)
+    build.tidy()
     return 0
 
 

@@ -82,7 +82,6 @@ class Build:
         with self._in_stage(Stage.PUSH), base.unmoved():
             files = [*base.layer_files(), *((cached.layer.blob, cached.path) for cached in layers)]
             repository.push(self._plan.image_id, manifest, files, config, self._plan.tags)
-        self._keep_to_limits()
         return BuildResult(
             digest=manifest.digest,
             base_digest=base.manifest.digest,
@@ -94,9 +93,10 @@ class Build:
             layers_reused=sum(layer.reused for layer in layers),
         )
 
-    def _keep_to_limits(self) -> None:
+    def tidy(self) -> None:
+        """Keep the cache to its limits. It comes behind the result, on which it has no bearing."""
         limit = self._plan.cache_limit_bytes
-        with suppress(OSError):  # the image is there already; the next build tries again
+        with suppress(OSError):  # the next build tries again
             self._cache.shrink(limit)
             trim_index_cache(self._index_cache, limit // _INDEX_SHARE)
 

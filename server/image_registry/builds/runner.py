@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from image_registry.builds.faults import as_failure
 from image_registry.builds.files import locked
@@ -24,12 +24,15 @@ from image_registry.builds.packages.identities import remove_tree
 from image_registry.builds.plan import BuildFailed, BuildPlan, BuildResult, FailureReason, Stage
 from image_registry.builds.processes import group_works, machine_environment, oom_kills
 
+Returned = TypeVar("Returned")
+
 _LONGEST_LINE = 64 * 1024 * 1024
 _LONGEST_ERRORS = 64 * 1024
 _FOLDER = "build-"
 _YOUNG_SECONDS = 60.0
 _POLL_SECONDS = 0.005
 _BURIAL_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,38 @@ async def run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None], lea
     time this returns or raises, whatever the reason, they are gone and so is the build's folder. The build ends itself
     when its `lease` is over, should nobody here be able to.
 
+    A build that has pushed has succeeded: its tags name the new image, so whatever stops it then, the result counts.
+
     Raises BuildFailed.
     """
     try:
-        return await _run_build(plan, on_event, lease)
+        with tempfile.TemporaryFile() as errors:
+            run = _Run(plan, on_event, errors, lease)
+            return await to_the_end(run.to_its_end(), run.stop)
     except OSError as error:
         raise as_failure(error, plan.limits) from error
 
 
-async def _run_build(plan: BuildPlan, on_event: Callable[[BuildEvent], None], lease: Lease | None) -> BuildResult:
-    with tempfile.TemporaryFile() as errors:
-        async with _own_folder(plan.work_dir) as (folder, lock):
-            run = _Run(plan, on_event, errors, lease)
-            try:
-                async with asyncio.timeout(plan.limits.seconds):
-                    return await run.follow(await run.start(folder, lock))
-            except TimeoutError:
-                message = f"The build took longer than its {plan.limits.seconds:g} s."
-                raise BuildFailed(FailureReason.INTERNAL, message, run.stage) from None
-            finally:
-                await _to_the_end(run.bury())
+async def to_the_end(work: Coroutine[Any, Any, Returned], stop: Callable[[], None] = lambda: None) -> Returned:
+    """Await something that must not be left half-done, however often this task is cancelled meanwhile.
+
+    `stop` is called for every cancellation. If the work returns all the same, that counts and the cancellation is
+    forgotten; if it raises, the cancellation goes on.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            stop()
+    if cancelled is not None:
+        if task.cancelled() or task.exception() is not None:
+            raise cancelled
+        if (own := asyncio.current_task()) is not None:
+            own.uncancel()
+    return task.result()
 
 
 def leftovers(work_dir: Path) -> list[Path]:
@@ -139,7 +154,11 @@ async def _own_folder(work_dir: Path) -> AsyncIterator[tuple[Path, int]]:
         with locked(folder / ".lock") as lock:
             yield folder, lock or 0
     finally:
-        await _to_the_end(asyncio.to_thread(remove_leftover, folder))
+        await asyncio.to_thread(remove_leftover, folder)
+
+
+async def _first_of(*futures: asyncio.Future[Any], seconds: float) -> None:
+    await asyncio.wait(futures, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Run:
@@ -154,9 +173,46 @@ class _Run:
         self._lease = lease
         self._process: asyncio.subprocess.Process | None = None
         self._oom_kills = oom_kills()
-        self.stage: Stage | None = None
+        self._stopped = asyncio.Event()
+        self._pushed = False
+        self._result: asyncio.Future[BuildResult] = asyncio.get_running_loop().create_future()
+        self._stage: Stage | None = None
 
-    async def start(self, folder: Path, lock: int) -> asyncio.subprocess.Process:
+    def stop(self) -> None:
+        """Have the build end as soon as it may."""
+        self._stopped.set()
+
+    async def to_its_end(self) -> BuildResult:
+        """Run the build in a folder of its own, of which nothing is left. Not to be cancelled: `stop` it instead."""
+        async with _own_folder(self._plan.work_dir) as (folder, lock):
+            following = asyncio.create_task(self._follow(await self._start(folder, lock)))
+            try:
+                if await self._ends_by_itself(following):
+                    return following.result()
+            finally:
+                await self._bury()
+                await asyncio.wait([following], timeout=_LAST_WORDS_SECONDS)  # what it said before counts
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+        if self._result.done():
+            return self._result.result()
+        if self._stopped.is_set():
+            raise asyncio.CancelledError
+        message = f"The build took longer than its {self._plan.limits.seconds:g} s."
+        raise BuildFailed(FailureReason.INTERNAL, message, self._stage)
+
+    async def _ends_by_itself(self, following: asyncio.Task[BuildResult]) -> bool:
+        """Wait for the build's end; False: it is to be ended, since it was stopped or its time is over."""
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            await _first_of(following, stopped, seconds=self._plan.limits.seconds)
+        finally:
+            stopped.cancel()
+        if self._pushed and not following.done():  # the result comes next; tidying may take long
+            await _first_of(following, self._result, seconds=_LAST_WORDS_SECONDS)
+        return following.done()
+
+    async def _start(self, folder: Path, lock: int) -> asyncio.subprocess.Process:
         """Start the build's process; it shares the folder's lock and sees the lease."""
         watched = [self._lease.descriptor] if self._lease else []
         self._process = await asyncio.create_subprocess_exec(
@@ -172,7 +228,7 @@ class _Run:
         )
         return self._process
 
-    async def follow(self, process: asyncio.subprocess.Process) -> BuildResult:
+    async def _follow(self, process: asyncio.subprocess.Process) -> BuildResult:
         """Hand the plan over, pass events on, and return the result. Raises BuildFailed."""
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process was started without pipes")
@@ -191,14 +247,17 @@ class _Run:
         stage = Stage(event["stage"]) if event.get("stage") else None
         match event["event"], event.get("state"):
             case "stage", "start" if stage:
-                self.stage = stage
+                self._stage = stage
                 self._on_event(StageBegan(stage))
             case "stage", "done" if stage:
+                self._pushed = self._pushed or stage is Stage.PUSH
                 self._on_event(StageDone(stage, event["seconds"]))
             case "log", _:
                 self._on_event(LogLine(event["line"]))
             case "result", _:
-                return BuildResult.from_json(json.dumps(event["result"]))
+                result = BuildResult.from_json(json.dumps(event["result"]))
+                self._result.set_result(result)
+                return result
             case "failed", _:
                 return BuildFailed(FailureReason(event["reason"]), event["message"], stage)
         return None
@@ -209,12 +268,12 @@ class _Run:
         for line in self._errors.read().decode(errors="replace").splitlines():
             self._on_event(LogLine(line))
         if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
-            return BuildFailed(FailureReason.OUT_OF_MEMORY, "The build was killed for lack of memory.", self.stage)
+            return BuildFailed(FailureReason.OUT_OF_MEMORY, "The build was killed for lack of memory.", self._stage)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         reason = FailureReason.RETRYABLE if code < 0 else FailureReason.INTERNAL
-        return BuildFailed(reason, f"The build's process {how} without a result.", self.stage)
+        return BuildFailed(reason, f"The build's process {how} without a result.", self._stage)
 
-    async def bury(self) -> None:
+    async def _bury(self) -> None:
         """Kill whatever is left of the build and wait until it is gone."""
         if self._process is None:
             return
@@ -225,17 +284,3 @@ class _Run:
         give_up = time.monotonic() + _BURIAL_SECONDS
         while group_works(group) and time.monotonic() < give_up:  # noqa: ASYNC110 (other processes end)
             await asyncio.sleep(_POLL_SECONDS)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await something that must not be left half-done, however often this task is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled

@@ -25,7 +25,7 @@ from image_registry.builds.plan import (
     lock_from_json,
 )
 from image_registry.builds.repositories.home import Home
-from image_registry.builds.runner import BuildEvent, run_build
+from image_registry.builds.runner import BuildEvent, run_build, to_the_end
 from image_registry.codec import decode_definition
 from image_registry.models import (
     BuildReport,
@@ -102,7 +102,7 @@ class Executor:
             raise
         finally:
             log.info("job %s: attempt %d's processes have ended", claim.job.uuid, claim.job.attempt)
-            await progress.close()
+            await to_the_end(progress.close())  # a cancellation that comes now is too late
         return _succeeded(result, moved)
 
     def _plan(self, claim: Claim, definition: ImageDefinition) -> BuildPlan:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -11,13 +12,15 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from image_registry.builds.plan import BuildFailed, BuildResult, FailureReason, Limits
-from image_registry.builds.runner import remove_leftovers, run_build
+from image_registry.builds.oci.layout import Layout
+from image_registry.builds.plan import BuildFailed, BuildResult, FailureReason, Limits, Stage
+from image_registry.builds.runner import BuildEvent, StageDone, remove_leftovers, run_build
 from tests.fixtures.package_index import PackageIndex, make_wheel
 from tests.integration.builds.conftest import Builder, until
 
@@ -211,6 +214,66 @@ async def test_folder_is_removed_beside_the_loop_and_to_the_end(
         await task
     assert waits == [True], "the event loop could go on meanwhile"
     assert list(builder.work.iterdir()) == []
+
+
+async def test_build_that_is_cancelled_behind_its_push_has_succeeded(
+    builder: Builder, package_index: PackageIndex
+) -> None:
+    package_index.add(make_wheel("lib"))
+
+    def on_event(event: BuildEvent) -> None:
+        if isinstance(event, StageDone) and event.stage is Stage.PUSH:
+            task.cancel()
+
+    task = asyncio.create_task(run_build(builder.plan("lib"), on_event))
+    assert (await task).digest == Layout(builder.root / "image").tags()["latest"].digest
+    assert task.cancelling() == 0
+    assert processes_of(builder) == []
+    assert list(builder.work.iterdir()) == []
+
+
+@pytest.fixture
+def hanging_tidying(builder: Builder) -> Iterator[None]:
+    """A resolver that goes on for ever, which the emptying of the index's cache waits for."""
+    folder = builder.cache / "index"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def tidies(builder: Builder) -> bool:
+    return len(processes_of(builder)) > 1
+
+
+@pytest.mark.usefixtures("hanging_tidying")
+async def test_build_that_is_cancelled_while_it_tidies_has_succeeded(
+    builder: Builder, package_index: PackageIndex
+) -> None:
+    package_index.add(make_wheel("lib"))
+    pushed = asyncio.Event()
+
+    def on_event(event: BuildEvent) -> None:
+        if isinstance(event, StageDone) and event.stage is Stage.PUSH:
+            pushed.set()
+
+    task = asyncio.create_task(run_build(builder.plan("lib", cache_limit_bytes=20), on_event))
+    await asyncio.wait_for(pushed.wait(), 60)
+    await until(lambda: tidies(builder))
+    task.cancel()
+    assert (await task).digest == Layout(builder.root / "image").tags()["latest"].digest
+    assert processes_of(builder) == []
+    assert list(builder.work.iterdir()) == []
+
+
+@pytest.mark.usefixtures("hanging_tidying")
+async def test_build_whose_time_is_over_while_it_tidies_has_succeeded(
+    builder: Builder, package_index: PackageIndex
+) -> None:
+    package_index.add(make_wheel("lib"))
+    result = await builder.build("lib", cache_limit_bytes=20, limits=Limits(seconds=10))
+    assert result.digest == Layout(builder.root / "image").tags()["latest"].digest
+    assert processes_of(builder) == []
 
 
 async def test_listener_that_fails_ends_the_build(builder: Builder, package_index: PackageIndex) -> None:

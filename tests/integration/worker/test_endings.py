@@ -19,10 +19,12 @@ from ri.api.imageregistry import job_status_pb2 as status
 from ri.api.imageregistry.image_lock_pb2_grpc import ImageLocksStub
 
 from image_registry.builds.credentials import Keyring
+from image_registry.builds.lease import Lease, clock
 from image_registry.builds.oci.layout import Layout
 from image_registry.builds.plan import Limits, PackageIndex
 from image_registry.builds.repositories.opening import open_home
 from image_registry.client import AsyncImageRegistryClient
+from image_registry.models import Outcome, StoredJob
 from image_registry.registry.builds import MAX_FAULTS, Builds
 from image_registry.registry.job_logs import JobLogs
 from image_registry.storage.database import Database
@@ -50,11 +52,10 @@ async def real(dsn: str, debian_base: TestBase, tmp_path: Path) -> AsyncIterator
         yield running
 
 
-@asynccontextmanager
-async def building(
-    db: Database, folder: Path, index: wheels.PackageIndex, limits: Limits = NO_LIMITS, data: Path | None = None
-) -> AsyncIterator[None]:
-    config = BuilderConfig(
+def builder_config(
+    folder: Path, index: wheels.PackageIndex, limits: Limits = NO_LIMITS, data: Path | None = None
+) -> BuilderConfig:
+    return BuilderConfig(
         registry_id=uuid4(),
         home=open_home(f"oci:{folder}/repositories/managed", Keyring()),
         keyring=Keyring(),
@@ -63,6 +64,13 @@ async def building(
         index=PackageIndex(url=index.url),
         limits=limits,
     )
+
+
+@asynccontextmanager
+async def building(
+    db: Database, folder: Path, index: wheels.PackageIndex, limits: Limits = NO_LIMITS, data: Path | None = None
+) -> AsyncIterator[None]:
+    config = builder_config(folder, index, limits, data)
     executor = Executor(config, Builds(db), JobLogs(db, 3600.0))
     worker, stop = Worker(db, executor, WorkerConfig(concurrency=1, lease=30, poll=0.5, drain=1)), asyncio.Event()
     task = asyncio.create_task(worker.run(stop))
@@ -152,6 +160,34 @@ async def test_a_build_that_needs_more_memory_than_it_may_is_oomkilled(
         job = await ended(real, created.job.job_id)
     assert job.status == status.JOB_STATUS_FAILED
     assert job.termination_reason == jobs_pb2.TERMINATION_REASON_OOMKILLED, job.job_progress_str
+
+
+async def test_a_cancellation_behind_the_push_comes_too_late(
+    real: Service, database: Database, tmp_path: Path, package_index: wheels.PackageIndex
+) -> None:
+    """It comes while the last lines of the log are written, when nothing of the build is left but its result."""
+    config = builder_config(tmp_path, package_index)
+
+    class Logs(JobLogs):
+        async def append(self, job: StoredJob, text: str) -> None:
+            while any(config.work_dir.iterdir()):  # noqa: ASYNC110 (a process works)
+                await asyncio.sleep(0.01)
+            for _ in range(10):  # it returns
+                await asyncio.sleep(0)
+            work.cancel()
+            await super().append(job, text)
+
+    await real.create("one")
+    builds = Builds(database)
+    claim = await builds.claim(agent_id=uuid4(), lease=60, packages=False)
+    assert claim is not None
+    assert await builds.start(claim.job)
+    with Lease(clock() + 60) as lease:
+        work = asyncio.ensure_future(Executor(config, builds, Logs(database, 3600.0))(claim, lease))
+        report = await work
+    assert report.outcome is Outcome.SUCCEEDED
+    folder = claim.job.repository.removeprefix("oci:")
+    assert report.digest == Layout(Path(folder)).manifest("latest", "amd64").digest
 
 
 async def test_a_build_that_takes_too_long_is_stopped(
