@@ -392,7 +392,7 @@ def test_the_model_refuses_to_be_trivial() -> None:
     assert base is not None
     assert base.name == "system-python-3-12"
     assert registry.claim() is None
-    assert registry.start(base, 1)
+    assert registry.start(base, 1) is False
     assert registry.finish(base, 1, Outcome.SUCCEEDED, {})
     child = registry.claim()
     assert child is not None
