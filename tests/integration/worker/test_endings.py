@@ -181,7 +181,7 @@ async def test_a_cancellation_behind_the_push_comes_too_late(
     builds = Builds(database)
     claim = await builds.claim(agent_id=uuid4(), lease=60, packages=False)
     assert claim is not None
-    assert await builds.start(claim.job)
+    assert await builds.start(claim.job) is False
     with Lease(clock() + 60) as lease:
         work = asyncio.ensure_future(Executor(config, builds, Logs(database, 3600.0))(claim, lease))
         report = await work
