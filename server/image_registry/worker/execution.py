@@ -160,6 +160,7 @@ async def _ended(work: asyncio.Future[bool]) -> None:
     while not work.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([work])
+    work.exception()  # whatever it is, the stop is what counts: asyncio needn't complain that nobody looked
 
 
 def _hosts(*references: str) -> list[str]:

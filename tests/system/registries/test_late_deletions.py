@@ -1,6 +1,7 @@
 """Deletions that were stopped, or are late: the next life of a name keeps its image."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -89,9 +90,10 @@ def test_a_late_deletion_looks_again_before_it_removes_something(
 
 
 async def test_a_deletion_that_is_stopped_is_over_when_its_attempt_is(
-    line: MoodyLine, docker_registry: DockerRegistry, tmp_path: Path
+    line: MoodyLine, docker_registry: DockerRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     push(home_at(docker_registry.host), 1, "an image")
+    caplog.set_level("WARNING")
     home, refused = home_at(line.host), asyncio.Event()
     loop = asyncio.get_running_loop()
     line.refuse("GET", "/image/manifests/latest", 429, Retry_After="30")
@@ -104,6 +106,9 @@ async def test_a_deletion_that_is_stopped_is_over_when_its_attempt_is(
             await asyncio.wait([attempt])
         assert attempt.cancelled()
         assert home.at_work == 0
+    del attempt
+    gc.collect()
+    assert caplog.messages == [], "no exception that nobody has looked at"
     assert docker_registry.tags("team/image") == OURS
 
 
