@@ -84,6 +84,8 @@ HARDENING = (
     ("grpc.max_metadata_size", 64 << 10),
     ("grpc.absolute_max_metadata_size", 64 << 10),
     ("grpc.max_concurrent_streams", 200),
+    ("grpc.server.max_pending_requests", 4_000),  # calls not begun yet, of all connections: some, and beyond the latter
+    ("grpc.server.max_pending_requests_hard_limit", 8_000),  # all, are refused; core by itself refuses from 1,000 on
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
