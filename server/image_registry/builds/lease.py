@@ -87,9 +87,8 @@ class StopSign:
         end = clock() + seconds
         self.check()
         while (left := end - clock()) > 0:
-            self._told.wait(
-                left if self._lease is None else min(left, self._lease.left)
-            )  # it may be extended meanwhile
+            # The lease may be extended meanwhile.
+            self._told.wait(left if self._lease is None else min(left, self._lease.left))
             self.check()
 
 
