@@ -142,7 +142,7 @@ def _call_failure(error: CallError, address: str, tls_by_default: bool, said: di
         remedy = f"try again in {max(1, round(error.retry_after))} s"
     match error:
         case client.UnavailableError() if not error.reason:
-            return _unreachable(error.message, address, tls_by_default)
+            return _unreachable(error, address, tls_by_default)
         case client.NotFoundError():
             code = ExitCode.NOT_FOUND
         case client.AlreadyExistsError():
@@ -164,21 +164,16 @@ def _call_failure(error: CallError, address: str, tls_by_default: bool, said: di
     return Failure(error.message, code=code, lines=lines, remedy=remedy)
 
 
-def _unreachable(message: str, address: str, tls_by_default: bool) -> Failure:
+def _unreachable(error: CallError, address: str, tls_by_default: bool) -> Failure:
     from image_registry.client.channel import is_loopback  # noqa: PLC0415
 
     for sign, fault, remedy in _MISUNDERSTOOD:
-        if sign in message:
+        if sign in error.message:
             return Failure(f"{address} {fault}", code=ExitCode.UNAVAILABLE, remedy=remedy)
-    cause = re.sub(
-        r".*last error: (?:[A-Z_]+: )?|(?:ipv[46]|unix):\S+: |Failed to connect to remote host: ", "", message
-    )
-    if "Domain name not found" in cause:
-        cause = "no such host is known"
     remedy = "start the product with `image-registry up`, or name its server with --server host:port"
     if tls_by_default and not is_loopback(address):
         remedy += "; it was asked with TLS, as every address but loopback is: for a server without TLS say --no-tls"
-    return Failure(f"{address} can't be reached: {cause}", code=ExitCode.UNAVAILABLE, remedy=remedy)
+    return Failure(f"{address} can't be reached: {error.cause}", code=ExitCode.UNAVAILABLE, remedy=remedy)
 
 
 def _spot(field: str, said: dict[str, str]) -> str:
